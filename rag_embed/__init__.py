@@ -1,0 +1,1 @@
+"""Contextual chunk embeddings and listwise reranking with one encoder."""
