@@ -1,0 +1,104 @@
+"""From token states to vectors; the only module that averages and normalises."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from rag_embed.errors import EmptySpanError, InputError, NonFiniteError
+from rag_embed.spans import TokenSpan
+
+
+class SpanPool:
+    """Running means of the chunks of one document, fed window by window.
+
+    Only one sum per chunk is kept, so the memory does not depend on the document's length.
+
+    Args:
+        token_spans: One half-open range per chunk, counted from the document's first token; may overlap.
+        dim: Size of a token state.
+
+    Raises:
+        EmptySpanError: A span holds no token; its mean would be NaN.
+    """
+
+    def __init__(self, token_spans: Sequence[TokenSpan], dim: int) -> None:
+        self._starts = torch.tensor([span.start for span in token_spans], dtype=torch.long)
+        self._ends = torch.tensor([span.end for span in token_spans], dtype=torch.long)
+        if empty := (self._ends <= self._starts).nonzero().flatten().tolist():
+            raise EmptySpanError(
+                f"token spans {empty} are empty; expected at least one token in each", tuple(empty)
+            )
+        self._sums = torch.zeros(len(token_spans), dim)
+        self._counts = torch.zeros(len(token_spans), dtype=torch.long)
+
+    def add(self, token_states: Float[Tensor, "tokens dim"], start: int) -> None:
+        """Take in the states of consecutive tokens, the first of which is the document's token `start`."""
+        end = start + len(token_states)
+        states = token_states.to("cpu", torch.float32)
+        for index in ((self._starts < end) & (self._ends > start)).nonzero().flatten().tolist():
+            first = max(int(self._starts[index]), start)
+            last = min(int(self._ends[index]), end)
+            self._sums[index] += states[first - start : last - start].sum(dim=0)
+            self._counts[index] += last - first
+
+    def means(self) -> Float[Tensor, "chunks dim"]:
+        """One vector per chunk in the given order, float32 on the CPU, not normalised.
+
+        Raises:
+            InputError: States of some tokens were never added.
+        """
+        if not torch.equal(self._counts, self._ends - self._starts):
+            raise InputError(
+                f"states of {int((self._ends - self._starts - self._counts).sum())} tokens are missing; "
+                "add every window of the document before taking the means"
+            )
+        return self._sums / self._counts[:, None]
+
+
+def pool_spans(
+    token_states: Float[Tensor, "tokens dim"], token_spans: Sequence[TokenSpan]
+) -> Float[Tensor, "chunks dim"]:
+    """Average the token states of each chunk.
+
+    Args:
+        token_states: Last-layer states of one document in reading order, without special tokens.
+        token_spans: One half-open range per chunk, counted from the document's first token.
+
+    Returns:
+        One vector per span in the given order, float32 on the CPU, not normalised.
+
+    Raises:
+        EmptySpanError: A span holds no token; its mean would be NaN.
+        InputError: A span reaches beyond the given states.
+
+    Source: Günther et al. 2024, arXiv:2409.04701, algorithm 1. Differs in: straddling tokens are kept.
+    """
+    pool = SpanPool(token_spans, token_states.shape[1])
+    pool.add(token_states, 0)
+    return pool.means()
+
+
+def normalise(vectors: Float[Tensor, "chunks dim"]) -> Float[Tensor, "chunks dim"]:
+    """Scale each vector to length 1.
+
+    Raises:
+        NonFiniteError: A vector holds NaN or infinity, or has no length.
+    """
+    lengths = vectors.norm(dim=1, keepdim=True)
+    if bad := (~lengths.isfinite() | (lengths == 0)).flatten().nonzero().flatten().tolist():
+        raise NonFiniteError(
+            f"vectors {bad[:10]} of {len(vectors)} are not finite or have no length; expected finite numbers. "
+            "In float16 this is usually an overflow: load the model with dtype='float32'"
+        )
+    return vectors / lengths
+
+
+def blend(
+    late: Float[Tensor, "chunks dim"], isolated: Float[Tensor, "chunks dim"], alpha: float
+) -> Float[Tensor, "chunks dim"]:
+    """Mix unit vectors, `alpha` parts late and `1 - alpha` parts isolated, and normalise again."""
+    return normalise(alpha * normalise(late) + (1 - alpha) * normalise(isolated))
