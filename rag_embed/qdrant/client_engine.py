@@ -1,0 +1,207 @@
+"""The engine behind qdrant-client: a server over REST or gRPC, or the client's local mode in memory."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import threading
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import TypeVar, cast
+
+from qdrant_client import AsyncQdrantClient, QdrantClient, models
+
+from rag_embed.qdrant.port import CollectionInfo, Payload, PointId, Search, StoredPoint
+from rag_embed.qdrant.retry import RetryPolicy
+
+T = TypeVar("T")
+
+
+class ClientEngine:
+    """One collection behind a client of qdrant-client.
+
+    With a `QdrantClient` every operation blocks, with an `AsyncQdrantClient` it awaits; the code is the same.
+
+    Args:
+        client: Either client; left open when the engine is done.
+        collection_name: The collection, which need not exist.
+        where: How messages name the client.
+        retry: How patiently failures are repeated.
+    """
+
+    def __init__(
+        self,
+        client: QdrantClient | AsyncQdrantClient,
+        collection_name: str,
+        *,
+        where: str,
+        retry: RetryPolicy,
+    ) -> None:
+        self.client = client
+        self.where = where
+        self._collection_name = collection_name
+        self._retry = retry
+        self._sleep = asyncio.sleep if isinstance(client, AsyncQdrantClient) else _block
+        self._is_local = is_local(client)
+        # Local mode is numpy without locks; a server sorts out concurrent requests itself.
+        self._lock: AbstractContextManager[object] = threading.RLock() if self._is_local else nullcontext()
+        self.writing: AbstractContextManager[object] = threading.RLock() if self._is_local else nullcontext()
+
+    async def describe(self) -> CollectionInfo | None:
+        """Describe the collection; None if it does not exist."""
+        if not await self._call(lambda: self.client.collection_exists(self._collection_name)):
+            return None
+        info = await self._call(lambda: self.client.get_collection(self._collection_name))
+        vectors = info.config.params.vectors or {}
+        return CollectionInfo(
+            vectors=vectors if isinstance(vectors, dict) else {"": vectors},
+            metadata=info.config.metadata or {},
+            indexed=frozenset(info.payload_schema or {}),
+        )
+
+    async def create(self, request: models.CreateCollection) -> None:
+        """Create the collection."""
+        await self._call(
+            lambda: self.client.create_collection(
+                self._collection_name,
+                vectors_config=request.vectors,
+                shard_number=request.shard_number,
+                replication_factor=request.replication_factor,
+                write_consistency_factor=request.write_consistency_factor,
+                on_disk_payload=request.on_disk_payload,
+                hnsw_config=request.hnsw_config,
+                optimizers_config=request.optimizers_config,
+                quantization_config=request.quantization_config,
+                metadata=request.metadata,
+            )
+        )
+
+    async def set_metadata(self, metadata: Mapping[str, object]) -> None:
+        """Merge values into the collection's metadata."""
+        await self._call(
+            lambda: self.client.update_collection(self._collection_name, metadata=dict(metadata))
+        )
+
+    async def create_index(self, key: str, schema: models.PayloadFieldSchema) -> None:
+        """Index a payload key; local mode has no indexes and needs none to give the same answers."""
+        if not self._is_local:
+            await self._call(
+                lambda: self.client.create_payload_index(
+                    self._collection_name, key, field_schema=schema, wait=True
+                )
+            )
+
+    async def drop(self) -> None:
+        """Delete the collection, if it exists."""
+        await self._call(lambda: self.client.delete_collection(self._collection_name))
+
+    async def upsert(self, points: Sequence[StoredPoint], vector_name: str) -> None:
+        """Insert or overwrite points, and wait until they are stored."""
+        structs = [
+            models.PointStruct(
+                id=point.id,
+                vector={vector_name: point.vector} if vector_name else point.vector,
+                payload=point.payload,
+            )
+            for point in points
+        ]
+        await self._call(lambda: self.client.upsert(self._collection_name, structs, wait=True))
+
+    async def delete(self, condition: models.Filter) -> None:
+        """Delete the points that satisfy a condition, and wait until they are gone."""
+        selector = models.FilterSelector(filter=condition)
+        await self._call(lambda: self.client.delete(self._collection_name, selector, wait=True))
+
+    async def retrieve(self, ids: Sequence[PointId], vector_name: str) -> list[StoredPoint]:
+        """Fetch the vectors of those of the points that exist."""
+        records = await self._call(
+            lambda: self.client.retrieve(
+                self._collection_name, list(ids), with_payload=False, with_vectors=_select(vector_name)
+            )
+        )
+        return [_to_point(record, vector_name) for record in records]
+
+    async def scroll(
+        self, condition: models.Filter | None, vector_name: str | None, limit: int, offset: PointId | None
+    ) -> tuple[list[StoredPoint], PointId | None]:
+        """Fetch one page of points ordered by id, and where the next starts."""
+        records, following = await self._call(
+            lambda: self.client.scroll(
+                self._collection_name,
+                scroll_filter=condition,
+                limit=limit,
+                offset=offset,
+                with_payload=True,
+                with_vectors=False if vector_name is None else _select(vector_name),
+            )
+        )
+        points = [_to_point(record, vector_name or "") for record in records]
+        return points, _to_id(following) if following is not None else None
+
+    async def search(self, search: Search) -> list[StoredPoint]:
+        """Find the best points."""
+        query: models.NearestQuery | list[float] = search.vector
+        if search.diversity is not None:
+            mmr = models.Mmr(diversity=search.diversity, candidates_limit=search.candidates)
+            query = models.NearestQuery(nearest=search.vector, mmr=mmr)
+        response = await self._call(
+            lambda: self.client.query_points(
+                self._collection_name,
+                query=query,
+                using=search.vector_name or None,
+                query_filter=search.condition,
+                limit=search.limit,
+                with_payload=True,
+                with_vectors=_select(search.vector_name) if search.with_vector else False,
+            )
+        )
+        return [_to_point(point, search.vector_name, point.score) for point in response.points]
+
+    async def count(self, condition: models.Filter | None) -> int:
+        """Count points exactly."""
+        result = await self._call(
+            lambda: self.client.count(self._collection_name, count_filter=condition, exact=True)
+        )
+        return result.count
+
+    async def _call(self, request: Callable[[], T | Awaitable[T]]) -> T:
+        async def attempt() -> T:
+            with self._lock:
+                reply = request()
+            return await reply if inspect.isawaitable(reply) else reply
+
+        return await self._retry.call(attempt, self._sleep, self.where)
+
+
+def is_local(client: QdrantClient | AsyncQdrantClient) -> bool:
+    """Whether a client is its own database rather than talking to a server."""
+    options = client.init_options
+    return options.get("location") == ":memory:" or options.get("path") is not None
+
+
+async def _block(seconds: float) -> None:
+    # Driven without an event loop, so it may.
+    time.sleep(seconds)
+
+
+def _select(vector_name: str) -> bool | list[str]:
+    return [vector_name] if vector_name else True
+
+
+def _to_id(id_: object) -> PointId:
+    return id_ if isinstance(id_, int) else str(id_)
+
+
+def _to_point(
+    record: models.Record | models.ScoredPoint, vector_name: str, score: float | None = None
+) -> StoredPoint:
+    vector: object = record.vector
+    if isinstance(vector, dict):
+        vector = vector.get(vector_name)
+    return StoredPoint(
+        id=_to_id(record.id),
+        payload=cast(Payload, record.payload or {}),
+        vector=cast("list[float]", vector) if vector else None,
+        score=score,
+    )

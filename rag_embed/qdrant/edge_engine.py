@@ -1,0 +1,340 @@
+"""The embedded engine: Qdrant's own Rust engine in this process, on a folder (qdrant-edge-py).
+
+Search is exact: without `optimize` the engine builds no graph, and comparing with every vector takes 2 ms at
+20,000 x 384. A graph pays from some 100,000 chunks on, is built only when `optimize` is called, and then in a
+child process, because the engine keeps Python's lock for all of the seconds it takes.
+
+What exact search cannot afford is to read every payload from disk for a filter on a key without an index
+(45 ms there). So the first filter on a key indexes it.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import weakref
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import cast
+
+from qdrant_client import models
+
+from rag_embed.errors import MissingExtraError, StoreError, StoreLockedError
+from rag_embed.qdrant.edge_folder import CollectionFile, EdgeFolder, merge_metadata
+from rag_embed.qdrant.port import CollectionInfo, Payload, PointId, Search, StoredPoint
+
+try:
+    import qdrant_edge as edge
+
+    from rag_embed.qdrant import edge_models
+except ImportError as error:
+    raise MissingExtraError(
+        f"path= needs the embedded Qdrant engine, which is not installed ({error}); "
+        "pip install 'rag-embed[local]', or pass url= or client="
+    ) from error
+
+INDEX_FROM_POINTS = 2_000
+"""Below this a filter reads the payloads in a few milliseconds anyway."""
+
+_OPTIMIZE = """
+import sys, qdrant_edge
+shard = qdrant_edge.EdgeShard.load(sys.argv[1])
+shard.optimize()
+shard.flush()
+shard.close()
+"""
+
+_FLOAT, _DATETIME = models.PayloadSchemaType.FLOAT, models.PayloadSchemaType.DATETIME
+_WRONG_INDEXES = {
+    frozenset({_FLOAT}): (edge.PayloadSchemaType.Datetime,),
+    frozenset({_DATETIME}): (edge.PayloadSchemaType.Float, edge.PayloadSchemaType.Integer),
+    frozenset({_FLOAT, _DATETIME}): (
+        edge.PayloadSchemaType.Datetime,
+        edge.PayloadSchemaType.Float,
+        edge.PayloadSchemaType.Integer,
+    ),
+}
+"""An index of dates hides numbers under the same key, and the other way round; the others hide nothing."""
+
+_opened: weakref.WeakValueDictionary[Path, EdgeEngine] = weakref.WeakValueDictionary()
+_opening = threading.Lock()
+
+
+class EdgeEngine:
+    """One collection in a folder. Open it with `open_engine`, which shares it within the process."""
+
+    def __init__(self, folder: Path) -> None:
+        self.where = f"embedded Qdrant in {folder}"
+        self.users = 0
+        self._path = folder
+        self._process = os.getpid()
+        self._lock = threading.RLock()
+        self.writing = threading.RLock()
+        """Held over the steps of one write; single operations of others come in between."""
+        self._folder = EdgeFolder(folder)
+        self._release = weakref.finalize(self, self._folder.release)
+        try:
+            self._file = self._folder.read()
+            if self._file is None:
+                self._folder.remove()  # what a crash during creation left
+            self._shard: edge.EdgeShard | None = None
+            if self._file is not None:
+                with self._engine_errors():
+                    self._shard = edge.EdgeShard.load(str(self._folder.shard))
+        except BaseException:
+            self._release()
+            raise
+
+    def close(self) -> None:
+        """Give up one use of the engine; the last one flushes and frees the folder."""
+        with _opening, self._lock:
+            self.users -= 1
+            if self.users > 0 or not self._release.alive:
+                return
+            try:
+                if self._shard is not None and os.getpid() == self._process:
+                    with self._engine_errors():
+                        self._shard.flush()
+                        self._shard.close()
+            finally:
+                self._shard = None
+                _opened.pop(self._path, None)
+                self._release()
+
+    async def describe(self) -> CollectionInfo | None:
+        """Describe the collection; None if it does not exist."""
+        with self._held():
+            if self._file is None or self._shard is None:
+                return None
+            return CollectionInfo(self._file.vectors, self._file.metadata, self._indexed())
+
+    async def create(self, request: models.CreateCollection) -> None:
+        """Create the collection."""
+        with self._held():
+            if self._file is not None:
+                raise StoreError(f"{self.where} already exists; expected an empty folder")
+            vectors = request.vectors if isinstance(request.vectors, dict) else {"": request.vectors}
+            content = CollectionFile(
+                vectors={name: params for name, params in vectors.items() if params is not None},
+                metadata=dict(request.metadata or {}),
+            )
+            self._shard = edge.EdgeShard.create(str(self._folder.shard), edge_models.to_edge_config(request))
+            self._shard.flush()
+            self._folder.write(content)
+            self._file = content
+
+    async def set_metadata(self, metadata: Mapping[str, object]) -> None:
+        """Merge values into the collection's metadata."""
+        with self._held():
+            if self._file is None:
+                raise StoreError(f"{self.where} holds no collection")
+            content = self._file.model_copy(
+                update={"metadata": merge_metadata(self._file.metadata, metadata)}
+            )
+            self._folder.write(content)
+            self._file = content
+
+    async def create_index(self, key: str, schema: models.PayloadFieldSchema) -> None:
+        """Index a payload key."""
+        with self._held() as shard:
+            shard.update(edge_models.to_edge_index(key, schema))
+            shard.flush()
+
+    async def drop(self) -> None:
+        """Delete the collection, if it exists."""
+        with self._held():
+            if self._shard is not None:
+                self._shard.close()
+            self._shard = self._file = None
+            self._folder.remove()
+
+    async def upsert(self, points: Sequence[StoredPoint], vector_name: str) -> None:
+        """Insert or overwrite points, and flush them to disk."""
+        batch = [edge_models.to_edge_point(point, vector_name) for point in points]
+        with self._held() as shard:
+            shard.update(edge.UpdateOperation.upsert_points(batch))
+            shard.flush()
+
+    async def delete(self, condition: models.Filter) -> None:
+        """Delete the points that satisfy a condition."""
+        with self._held() as shard:
+            shard.update(edge.UpdateOperation.delete_points_by_filter(edge_models.to_edge_filter(condition)))
+            shard.flush()
+
+    async def retrieve(self, ids: Sequence[PointId], vector_name: str) -> list[StoredPoint]:
+        """Fetch the vectors of those of the points that exist."""
+        with self._held() as shard:
+            records = shard.retrieve(
+                [edge_models.to_edge_id(id_) for id_ in ids],
+                with_payload=False,
+                with_vector=_select(vector_name),
+            )
+            return [_to_point(record, vector_name) for record in records]
+
+    async def scroll(
+        self, condition: models.Filter | None, vector_name: str | None, limit: int, offset: PointId | None
+    ) -> tuple[list[StoredPoint], PointId | None]:
+        """Fetch one page of points ordered by id, and where the next starts."""
+        with self._held() as shard:
+            records, following = shard.scroll(
+                edge.ScrollRequest(
+                    offset=edge_models.to_edge_id(offset) if offset is not None else None,
+                    limit=limit,
+                    filter=edge_models.to_edge_filter(condition) if condition else None,
+                    with_payload=True,
+                    with_vector=False if vector_name is None else _select(vector_name),
+                )
+            )
+            points = [_to_point(record, vector_name or "") for record in records]
+            return points, _to_id(following) if following is not None else None
+
+    async def search(self, search: Search) -> list[StoredPoint]:
+        """Find the best points, exactly."""
+        using = search.vector_name or None
+        query: edge.ScoringQueryType = edge.Query.Nearest(search.vector, using=using)
+        if search.diversity is not None:
+            query = edge.Mmr(search.vector, 1.0 - search.diversity, search.candidates, using=using)
+        with self._held() as shard:
+            self._index_keys_of(shard, search.condition)
+            found = shard.query(
+                edge.QueryRequest(
+                    limit=search.limit,
+                    query=query,
+                    filter=edge_models.to_edge_filter(search.condition) if search.condition else None,
+                    with_payload=True,
+                    with_vector=_select(search.vector_name) if search.with_vector else False,
+                )
+            )
+            return [_to_point(point, search.vector_name, point.score) for point in found]
+
+    async def count(self, condition: models.Filter | None) -> int:
+        """Count points exactly."""
+        with self._held() as shard:
+            edge_filter = edge_models.to_edge_filter(condition) if condition else None
+            return shard.count(edge.CountRequest(exact=True, filter=edge_filter))
+
+    def optimize(self) -> None:
+        """Build the graph and drop deleted points, in a child process; other calls wait until it is done.
+
+        Raises:
+            StoreError: The child failed; the collection is as it was.
+        """
+        with self._held() as shard:
+            shard.flush()
+            shard.close()
+            self._shard = None
+            try:
+                command = [sys.executable, "-c", _OPTIMIZE, str(self._folder.shard)]
+                subprocess.run(command, check=True, capture_output=True, text=True)
+            except subprocess.CalledProcessError as error:
+                raise StoreError(f"{self.where}: optimizing failed: {error.stderr[-500:]}") from error
+            finally:
+                self._shard = edge.EdgeShard.load(str(self._folder.shard))
+
+    def _indexed(self) -> frozenset[str]:
+        return frozenset(self._shard.info().payload_schema) if self._shard is not None else frozenset()
+
+    def _index_keys_of(self, shard: edge.EdgeShard, condition: models.Filter | None) -> None:
+        if condition is None or shard.info().points_count < INDEX_FROM_POINTS:
+            return
+        for key, kinds in kinds_by_key(condition).items():
+            index = shard.info().payload_schema.get(key)
+            if index is not None and index.data_type not in _WRONG_INDEXES.get(kinds, ()):
+                continue
+            if index is not None:
+                shard.update(edge.UpdateOperation.delete_field_index(key))
+            if len(kinds) == 1:
+                shard.update(edge_models.to_edge_index(key, *kinds))
+
+    @contextmanager
+    def _held(self) -> Iterator[edge.EdgeShard]:
+        """Use the shard alone; without a collection there is no shard, and what needs one raises."""
+        if os.getpid() != self._process:
+            raise StoreLockedError(
+                f"{self.where} was opened by process {self._process}, and this is its child {os.getpid()}; "
+                "expected one process. Open a store in the child after closing it in the parent"
+            )
+        with self._lock:
+            if not self._release.alive:
+                raise StoreError(f"{self.where} is closed; open another store")
+            with self._engine_errors():
+                yield cast("edge.EdgeShard", self._shard or _NoCollection(self.where))
+
+    @contextmanager
+    def _engine_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:
+            if type(error) is not Exception:  # the engine raises nothing more specific
+                raise
+            raise StoreError(f"{self.where}: {error}") from error
+
+
+class _NoCollection:
+    """Stands in for the shard of a collection that does not exist."""
+
+    def __init__(self, where: str) -> None:
+        self._where = where
+
+    def __getattr__(self, name: str) -> object:
+        raise StoreError(f"{self._where} holds no collection; the first add() makes it")
+
+
+def open_engine(folder: Path) -> EdgeEngine:
+    """Open a collection's folder, or share the engine that has it open in this process already."""
+    with _opening:
+        engine = _opened.get(folder)
+        if engine is None or engine._process != os.getpid():
+            engine = _opened[folder] = EdgeEngine(folder)
+        engine.users += 1
+        return engine
+
+
+def kinds_by_key(condition: models.Filter) -> dict[str, frozenset[models.PayloadSchemaType]]:
+    """Say for every key that a filter reads which kinds of index would serve it."""
+    kinds: dict[str, frozenset[models.PayloadSchemaType]] = {}
+    for item in _leaves(condition):
+        if isinstance(item, models.IsEmptyCondition):
+            kinds.setdefault(item.is_empty.key, frozenset())
+        elif isinstance(item, models.FieldCondition) and not isinstance(item.match, models.MatchText):
+            kind = models.PayloadSchemaType.KEYWORD
+            if isinstance(item.range, models.Range):
+                kind = models.PayloadSchemaType.FLOAT
+            elif isinstance(item.range, models.DatetimeRange):
+                kind = models.PayloadSchemaType.DATETIME
+            kinds[item.key] = kinds.get(item.key, frozenset()) | {kind}
+    return {key: found or frozenset({models.PayloadSchemaType.KEYWORD}) for key, found in kinds.items()}
+
+
+def _leaves(condition: models.Filter) -> Iterator[models.Condition]:
+    for group in (condition.must, condition.should, condition.must_not):
+        for item in group if isinstance(group, list) else [group]:
+            if isinstance(item, models.Filter):
+                yield from _leaves(item)
+            elif item is not None:
+                yield item
+
+
+def _select(vector_name: str) -> bool | list[str]:
+    return [vector_name] if vector_name else True
+
+
+def _to_id(id_: object) -> PointId:
+    return id_ if isinstance(id_, int) else str(id_)
+
+
+def _to_point(
+    record: edge.Record | edge.ScoredPoint, vector_name: str, score: float | None = None
+) -> StoredPoint:
+    vector: object = record.vector
+    if isinstance(vector, dict):
+        vector = vector.get(vector_name)
+    return StoredPoint(
+        id=_to_id(record.id),
+        payload=cast(Payload, record.payload or {}),
+        vector=cast("list[float]", vector) if vector else None,
+        score=score,
+    )

@@ -1,0 +1,137 @@
+"""What the store asks of an engine: the port that every engine implements.
+
+Filters and settings cross the port in the vocabulary of `qdrant_client.models`; points cross it as
+`StoredPoint`, so that neither the store nor its tests see whether a vector is named on the wire.
+
+Every operation is a coroutine. An engine that blocks simply never suspends, and `run_blocking` drives such
+coroutines without an event loop: each algorithm of the store is written once and serves both its sync and its
+async method.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Coroutine, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol, TypeAlias, TypeVar, cast
+
+from qdrant_client import models
+
+PointId: TypeAlias = int | str
+Payload: TypeAlias = dict[str, object]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class StoredPoint:
+    """One point, on its way in or out.
+
+    Attributes:
+        id: A canonical UUID, or the integer of a point that something else wrote.
+        payload: What is kept beside the vector; empty if it was not asked for.
+        vector: The dense vector; None if it was not asked for, or if the point has none.
+        score: The engine's score of a search result; None otherwise.
+    """
+
+    id: PointId
+    payload: Payload
+    vector: list[float] | None = None
+    score: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CollectionInfo:
+    """What an existing collection says of itself.
+
+    Attributes:
+        vectors: Dense vectors by name; the unnamed one is called "".
+        metadata: Free values kept with the collection.
+        indexed: Payload keys that have an index.
+    """
+
+    vectors: Mapping[str, models.VectorParams]
+    metadata: Mapping[str, object]
+    indexed: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Search:
+    """One vector query.
+
+    Attributes:
+        vector: The query vector.
+        vector_name: Which of the collection's vectors to compare with.
+        limit: How many points to return.
+        condition: Only points that satisfy it are candidates.
+        with_vector: Whether the results carry their vectors.
+        diversity: None for plain nearest neighbours; else maximal marginal relevance, 0 as relevant, 1 as
+            varied as can be.
+        candidates: Neighbours that marginal relevance chooses from.
+    """
+
+    vector: list[float]
+    vector_name: str
+    limit: int
+    condition: models.Filter | None = None
+    with_vector: bool = False
+    diversity: float | None = None
+    candidates: int = 0
+
+
+class Engine(Protocol):
+    """One collection of a vector database.
+
+    Writes are durable when they return. Every failure is a `StoreError`.
+    """
+
+    @property
+    def where(self) -> str:
+        """Name the engine in messages, such as 'server http://127.0.0.1:6333'."""
+
+    async def describe(self) -> CollectionInfo | None:
+        """Describe the collection; None if it does not exist."""
+
+    async def create(self, request: models.CreateCollection) -> None:
+        """Create the collection.
+
+        Raises:
+            StoreError: It exists already, or the engine refuses the settings.
+        """
+
+    async def set_metadata(self, metadata: Mapping[str, object]) -> None:
+        """Merge values into the collection's metadata."""
+
+    async def create_index(self, key: str, schema: models.PayloadFieldSchema) -> None:
+        """Index a payload key."""
+
+    async def drop(self) -> None:
+        """Delete the collection, if it exists."""
+
+    async def upsert(self, points: Sequence[StoredPoint], vector_name: str) -> None:
+        """Insert or overwrite points."""
+
+    async def delete(self, condition: models.Filter) -> None:
+        """Delete the points that satisfy a condition."""
+
+    async def retrieve(self, ids: Sequence[PointId], vector_name: str) -> list[StoredPoint]:
+        """Fetch the vectors, without payloads, of those of the points that exist; in any order."""
+
+    async def scroll(
+        self, condition: models.Filter | None, vector_name: str | None, limit: int, offset: PointId | None
+    ) -> tuple[list[StoredPoint], PointId | None]:
+        """Fetch one page of points ordered by id, with vectors if one is named, and where the next starts."""
+
+    async def search(self, search: Search) -> list[StoredPoint]:
+        """Find the best points, best first."""
+
+    async def count(self, condition: models.Filter | None) -> int:
+        """Count the points that satisfy a condition, exactly."""
+
+
+def run_blocking(flow: Coroutine[object, None, T]) -> T:
+    """Run a coroutine whose engine blocks, to its end, on the calling thread."""
+    try:
+        flow.send(None)
+    except StopIteration as finished:
+        return cast(T, finished.value)
+    flow.close()
+    raise RuntimeError("the flow waits for an event loop; it was given an engine that does not block")

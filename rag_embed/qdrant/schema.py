@@ -1,0 +1,163 @@
+"""Settings of a new collection, and what an existing one accepts.
+
+A collection remembers how its vectors were made: under the key `rag_embed` of its metadata it keeps the
+fingerprint and the dimension of the first write. Where there is no such record (a server before 1.16, or a
+collection that LlamaIndex's own store wrote) the stamp of any stored chunk tells the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+from qdrant_client import models
+
+from rag_embed.errors import DimensionMismatchError, FingerprintMismatchError, StoreError
+from rag_embed.qdrant.port import CollectionInfo
+from rag_embed.stamp import STAMP_KEY
+
+RECORD_VERSION = 1
+TENANT_HNSW = models.HnswConfigDiff(m=0, payload_m=16)
+"""No graph over all tenants, one inside each: every query of a tenant stays in its own."""
+
+Positive = Annotated[int, Field(ge=1)]
+
+
+class CollectionSettings(BaseModel):
+    """How a collection is made; without effect on one that exists. None leaves the choice to Qdrant.
+
+    Attributes:
+        distance: How vectors compare. Under Cosine they are normalised when stored, and come back so.
+        datatype: Storage of a component: float32, float16 or uint8.
+        on_disk: Whether vectors stay on disk rather than in memory.
+        on_disk_payload: The same for payloads.
+        hnsw_config: The graph; with a tenant key it defaults to one graph per tenant.
+        quantization_config: Compression of the vectors that are searched.
+        optimizers_config: When segments are merged and indexed; for servers.
+        shard_number: Shards of the collection; for clusters, like the next two.
+        replication_factor: Copies of each shard.
+        write_consistency_factor: Copies that must confirm a write.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    distance: models.Distance = models.Distance.COSINE
+    datatype: models.Datatype | None = None
+    on_disk: bool | None = None
+    on_disk_payload: bool | None = None
+    hnsw_config: models.HnswConfigDiff | None = None
+    quantization_config: models.QuantizationConfig | None = None
+    optimizers_config: models.OptimizersConfigDiff | None = None
+    shard_number: Positive | None = None
+    replication_factor: Positive | None = None
+    write_consistency_factor: Positive | None = None
+
+    def to_request(
+        self, vector_name: str, dim: int, fingerprint: str | None, *, has_tenants: bool
+    ) -> models.CreateCollection:
+        """Build the request that creates the collection."""
+        vector = models.VectorParams(
+            size=dim, distance=self.distance, datatype=self.datatype, on_disk=self.on_disk
+        )
+        return models.CreateCollection(
+            vectors={vector_name: vector} if vector_name else vector,
+            shard_number=self.shard_number,
+            replication_factor=self.replication_factor,
+            write_consistency_factor=self.write_consistency_factor,
+            on_disk_payload=self.on_disk_payload,
+            hnsw_config=self.hnsw_config or (TENANT_HNSW if has_tenants else None),
+            optimizers_config=self.optimizers_config,
+            quantization_config=self.quantization_config,
+            metadata=make_record(dim, fingerprint),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class CollectionSchema:
+    """What a collection holds.
+
+    Attributes:
+        collection_name: Its name.
+        vector_name: The vector that is read and written; "" is the unnamed one.
+        dim: Length of that vector.
+        distance: How vectors compare.
+        fingerprint: How the vectors were made; None if nothing says so.
+        is_open: Whether the next write decides the fingerprint: there is neither a record nor a point.
+    """
+
+    collection_name: str
+    vector_name: str
+    dim: int
+    distance: models.Distance
+    fingerprint: str | None
+    is_open: bool = False
+
+    def check_dim(self, dim: int, what: str) -> None:
+        """Refuse a vector of another length.
+
+        Raises:
+            DimensionMismatchError: With both lengths and the fingerprint of the collection.
+        """
+        if dim != self.dim:
+            origin = f", made by {self.fingerprint!r}" if self.fingerprint else ""
+            raise DimensionMismatchError(
+                f"collection {self.collection_name!r} stores {self.dim}-dimensional vectors{origin}; "
+                f"{what} has {dim}. Use another collection, or the model it was built with"
+            )
+
+    def check_fingerprint(self, fingerprint: str | None, what: str) -> None:
+        """Refuse vectors that were made in another way.
+
+        Raises:
+            FingerprintMismatchError: With both fingerprints.
+        """
+        if fingerprint == self.fingerprint or self.is_open:
+            return
+        stored = f"made by {self.fingerprint!r}" if self.fingerprint else "that carry no fingerprint"
+        given = f"fingerprint {fingerprint!r}" if fingerprint else "no fingerprint"
+        raise FingerprintMismatchError(
+            f"collection {self.collection_name!r} stores vectors {stored}; {what} has {given}. "
+            "Vectors made in different ways do not compare: use another collection, the model and options it "
+            "was built with, or clear() it and index again"
+        )
+
+
+def make_record(dim: int, fingerprint: str | None) -> dict[str, object]:
+    """Build the metadata that a collection keeps of its first write."""
+    return {STAMP_KEY: {"version": RECORD_VERSION, "dim": dim, "fingerprint": fingerprint}}
+
+
+def read_record(metadata: Mapping[str, object]) -> Mapping[str, object] | None:
+    """Find our record in a collection's metadata.
+
+    Raises:
+        StoreError: It was written by a later version.
+    """
+    record = metadata.get(STAMP_KEY)
+    if not isinstance(record, Mapping):
+        return None
+    if record.get("version") != RECORD_VERSION:
+        raise StoreError(
+            f"the collection's record has version {record.get('version')!r}; this rag-embed reads version "
+            f"{RECORD_VERSION}. Upgrade rag-embed, or index into another collection"
+        )
+    return record
+
+
+def choose_vector(info: CollectionInfo, preferred: str, collection_name: str) -> str:
+    """Decide which vector of an existing collection to use: the preferred one, or the only one.
+
+    Raises:
+        StoreError: There is none, or several and none is called as preferred.
+    """
+    dense = [name for name, params in info.vectors.items() if params.multivector_config is None]
+    if preferred in dense:
+        return preferred
+    if len(dense) == 1:
+        return dense[0]
+    raise StoreError(
+        f"collection {collection_name!r} has the dense vectors {sorted(dense)}; expected one of them to be "
+        f"called {preferred!r}. Pass vector_name="
+    )

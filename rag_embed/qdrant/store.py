@@ -1,0 +1,403 @@
+"""The LlamaIndex vector store."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from types import TracebackType
+from typing import Any, ClassVar, TypeVar
+
+from llama_index.core.bridge.pydantic import ConfigDict, Field, PrivateAttr
+from llama_index.core.schema import BaseNode
+from llama_index.core.vector_stores.types import (
+    BasePydanticVectorStore,
+    MetadataFilters,
+    VectorStoreQuery,
+    VectorStoreQueryResult,
+)
+from qdrant_client import AsyncQdrantClient, QdrantClient, models
+from typing_extensions import Self
+
+from rag_embed.errors import StoreError
+from rag_embed.qdrant.client_engine import ClientEngine
+from rag_embed.qdrant.collection import Collection
+from rag_embed.qdrant.connect import BlockingEngine, Connection
+from rag_embed.qdrant.filters import DOCUMENT_KEY
+from rag_embed.qdrant.port import Engine, run_blocking
+from rag_embed.qdrant.retry import RetryPolicy
+from rag_embed.qdrant.schema import CollectionSchema, CollectionSettings
+
+T = TypeVar("T")
+Flow = Callable[[Engine], Coroutine[object, None, T]]
+
+DEFAULT_VECTOR_NAME = "dense"
+_DOCUMENT_INDEXES: dict[str, models.PayloadFieldSchema] = {
+    DOCUMENT_KEY: models.PayloadSchemaType.KEYWORD,
+    "ref_doc_id": models.PayloadSchemaType.KEYWORD,
+}
+
+
+class QdrantChunkStore(BasePydanticVectorStore):
+    """Chunks and their vectors in a Qdrant collection.
+
+    The collection is made by the first write, and remembers its dimension and how its vectors were made.
+    Payloads are those of LlamaIndex's own QdrantVectorStore: each store reads what the other wrote.
+
+    Args:
+        collection_name: The collection, which need not exist yet.
+        path: Folder of the embedded engine (extra `local`); one process at a time.
+        url: Server, such as "http://127.0.0.1:6333".
+        location: ":memory:" for the client's local mode, which forgets everything at exit.
+        client: A QdrantClient, used instead of the three above and left open.
+        aclient: An AsyncQdrantClient beside or instead of it. Without one, async methods use `client` on a
+            thread; with `url`, they use an async client of their own.
+        api_key: Key of the server. Not part of `to_dict`.
+        prefer_grpc: Whether to talk gRPC to the server.
+        timeout_s: Longest wait for one answer of the server.
+        client_options: More arguments of QdrantClient, such as grpc_port, https or headers.
+        retry: How patiently a failing server is asked again.
+        vector_name: Vector of a new collection. An existing one is used with its only vector, whatever its name.
+        settings: Settings of a new collection.
+        payload_indexes: Metadata keys to index and how; made before anything is written.
+        tenant_key: Metadata key that separates tenants; indexed so that each has its own part of the graph.
+        fingerprint: What the collection must hold. Checked now if it exists, else at the first write.
+        return_vectors: Whether queries return nodes with their stored embedding.
+        text_key: Payload key of the text, for points that no LlamaIndex store wrote.
+
+    Raises:
+        InputError: Not exactly one place for the collection.
+        StoreLockedError: Another process has the folder open.
+        StoreUnavailableError: The server does not answer (asked now only if `fingerprint` is given).
+        FingerprintMismatchError: The collection holds other vectors than `fingerprint`.
+        MissingExtraError: `path` without the extra `local`.
+    """
+
+    model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid")
+    stores_text: bool = True
+    flat_metadata: ClassVar[bool] = False
+
+    collection_name: str
+    path: str | None = None
+    url: str | None = None
+    location: str | None = None
+    api_key: str | None = Field(default=None, exclude=True, repr=False)
+    prefer_grpc: bool = False
+    timeout_s: int = 60
+    client_options: dict[str, Any] = Field(default_factory=dict)
+    retry: RetryPolicy = Field(default_factory=RetryPolicy)
+    vector_name: str = DEFAULT_VECTOR_NAME
+    settings: CollectionSettings = Field(default_factory=CollectionSettings)
+    payload_indexes: dict[str, models.PayloadFieldSchema] = Field(default_factory=dict)
+    tenant_key: str | None = None
+    fingerprint: str | None = None
+    return_vectors: bool = False
+    text_key: str = "text"
+
+    _connection: Connection = PrivateAttr()
+    _collection: Collection = PrivateAttr()
+    _is_closed: bool = PrivateAttr(default=False)
+
+    def __init__(
+        self,
+        collection_name: str,
+        *,
+        path: str | os.PathLike[str] | None = None,
+        client: QdrantClient | None = None,
+        aclient: AsyncQdrantClient | None = None,
+        **fields: Any,
+    ) -> None:
+        super().__init__(
+            collection_name=collection_name, path=os.fspath(path) if path is not None else None, **fields
+        )
+        options = {
+            "api_key": self.api_key,
+            "prefer_grpc": self.prefer_grpc,
+            "timeout": self.timeout_s,
+            **self.client_options,
+        }
+        self._connection = Connection(
+            collection_name,
+            path=self.path,
+            url=self.url,
+            location=self.location,
+            client=client,
+            aclient=aclient,
+            options=options,
+            retry=self.retry,
+        )
+        self._collection = Collection(
+            collection_name,
+            vector_name=self.vector_name,
+            settings=self.settings,
+            indexes={**_DOCUMENT_INDEXES, **self.payload_indexes},
+            tenant_key=self.tenant_key,
+            fingerprint=self.fingerprint,
+            text_key=self.text_key,
+        )
+        if self.path is not None or (self.fingerprint is not None and (client or aclient is None)):
+            try:
+                self.info()
+            except BaseException:
+                self.close()
+                raise
+
+    @classmethod
+    def class_name(cls) -> str:
+        """Name the class in serialised form."""
+        return "QdrantChunkStore"
+
+    @property
+    def client(self) -> QdrantClient | AsyncQdrantClient | BlockingEngine:
+        """The client behind the store; the engine itself for an embedded folder."""
+        if self._connection.client is None and self._connection.aclient is not None:
+            return self._connection.aclient
+        engine = self._connection.blocking()
+        return engine.client if isinstance(engine, ClientEngine) else engine
+
+    # --- writing
+
+    def add(self, nodes: Sequence[BaseNode], **kwargs: Any) -> list[str]:
+        """Store nodes with their embeddings, all or, if any of them is unfit, none.
+
+        Nodes that are there already are overwritten: adding twice changes nothing.
+
+        Args:
+            nodes: With embeddings, all made in one way.
+            kwargs: Ignored; LlamaIndex passes some.
+
+        Returns:
+            The nodes' ids.
+
+        Raises:
+            MissingVectorError: A node without an embedding.
+            NonFiniteError: An embedding with NaN or infinity.
+            DimensionMismatchError: Embeddings of another length than the collection's.
+            FingerprintMismatchError: Embeddings made in another way than the collection's.
+            InputError: Metadata that JSON cannot hold.
+            StoreUnavailableError: The server does not answer. What was sent before is stored; add again.
+        """
+        return self._write(lambda engine: self._collection.add(engine, nodes))
+
+    async def async_add(self, nodes: Sequence[BaseNode], **kwargs: Any) -> list[str]:
+        """Do what `add` does, awaiting."""
+        return await self._awrite(lambda engine: self._collection.add(engine, nodes))
+
+    def replace_document(self, ref_doc_id: str, nodes: Sequence[BaseNode]) -> list[str]:
+        """Put new chunks in the place of all that a document has.
+
+        The new ones are stored first and the rest deleted then, so that a search finds the document at any
+        moment; in between it may find old and new chunks. After a crash, calling it again completes it.
+
+        Args:
+            ref_doc_id: The document.
+            nodes: All its chunks, as for `add`; none if it has become empty.
+
+        Returns:
+            The nodes' ids.
+
+        Raises:
+            InputError: A blank id, or nodes of other documents.
+        """
+        return self._write(lambda engine: self._collection.replace_document(engine, ref_doc_id, nodes))
+
+    async def areplace_document(self, ref_doc_id: str, nodes: Sequence[BaseNode]) -> list[str]:
+        """Do what `replace_document` does, awaiting."""
+        return await self._awrite(lambda engine: self._collection.replace_document(engine, ref_doc_id, nodes))
+
+    def delete(self, ref_doc_id: str, **delete_kwargs: Any) -> None:
+        """Delete every chunk of a document; nothing happens if it has none.
+
+        Raises:
+            InputError: A blank id.
+        """
+        self._write(lambda engine: self._collection.delete_document(engine, ref_doc_id))
+
+    async def adelete(self, ref_doc_id: str, **delete_kwargs: Any) -> None:
+        """Do what `delete` does, awaiting."""
+        await self._awrite(lambda engine: self._collection.delete_document(engine, ref_doc_id))
+
+    def delete_nodes(
+        self,
+        node_ids: list[str] | None = None,
+        filters: MetadataFilters | None = None,
+        **delete_kwargs: Any,
+    ) -> None:
+        """Delete the nodes that have one of the ids and pass the filters.
+
+        Raises:
+            InputError: Neither ids nor filters. To delete everything there is `clear`.
+            UnsupportedQueryError: A filter that Qdrant cannot evaluate.
+        """
+        self._write(lambda engine: self._collection.delete_nodes(engine, node_ids, filters))
+
+    async def adelete_nodes(
+        self,
+        node_ids: list[str] | None = None,
+        filters: MetadataFilters | None = None,
+        **delete_kwargs: Any,
+    ) -> None:
+        """Do what `delete_nodes` does, awaiting."""
+        await self._awrite(lambda engine: self._collection.delete_nodes(engine, node_ids, filters))
+
+    def clear(self) -> None:
+        """Delete the collection with all it remembers; the next write makes a new one."""
+        self._write(self._collection.clear)
+
+    async def aclear(self) -> None:
+        """Do what `clear` does, awaiting."""
+        await self._awrite(self._collection.clear)
+
+    # --- reading
+
+    def query(self, query: VectorStoreQuery, **kwargs: Any) -> VectorStoreQueryResult:
+        """Find the chunks nearest to a vector.
+
+        Args:
+            query: Mode DEFAULT or MMR; node_ids, doc_ids and filters must all be met.
+            kwargs: mmr_threshold (1 relevant, 0 varied), mmr_prefetch_k or mmr_prefetch_factor (candidates).
+
+        Returns:
+            Nodes, best first, with similarities (of Euclid and Manhattan the negative distance) and node ids.
+
+        Raises:
+            UnsupportedQueryError: Another mode, or a filter that Qdrant cannot evaluate.
+            DimensionMismatchError: A vector of another length than the collection's.
+            NonFiniteError: A vector with NaN or infinity.
+            StoreError: The collection does not exist.
+        """
+        return self._run(self._search(query, kwargs))
+
+    async def aquery(self, query: VectorStoreQuery, **kwargs: Any) -> VectorStoreQueryResult:
+        """Do what `query` does, awaiting."""
+        return await self._arun(self._search(query, kwargs))
+
+    def get_nodes(
+        self, node_ids: list[str] | None = None, filters: MetadataFilters | None = None
+    ) -> list[BaseNode]:
+        """Fetch all nodes that have one of the ids and pass the filters, with their embeddings.
+
+        In the order of the ids, else of the point ids. Under Cosine embeddings come back with length 1.
+        """
+        return self._run(lambda engine: self._collection.get_nodes(engine, node_ids, filters))
+
+    async def aget_nodes(
+        self, node_ids: list[str] | None = None, filters: MetadataFilters | None = None
+    ) -> list[BaseNode]:
+        """Do what `get_nodes` does, awaiting."""
+        return await self._arun(lambda engine: self._collection.get_nodes(engine, node_ids, filters))
+
+    def get_vectors(self, node_ids: Sequence[str]) -> dict[str, list[float]]:
+        """Fetch stored vectors, in one request per thousand.
+
+        Returns:
+            By node id, in the given order. Under Cosine of length 1.
+
+        Raises:
+            MissingVectorError: Names the nodes that have none.
+        """
+        return self._run(lambda engine: self._collection.get_vectors(engine, node_ids))
+
+    async def aget_vectors(self, node_ids: Sequence[str]) -> dict[str, list[float]]:
+        """Do what `get_vectors` does, awaiting."""
+        return await self._arun(lambda engine: self._collection.get_vectors(engine, node_ids))
+
+    def count(self, filters: MetadataFilters | None = None) -> int:
+        """Count the chunks that pass the filters; 0 if the collection does not exist."""
+        return self._run(lambda engine: self._collection.count(engine, filters))
+
+    async def acount(self, filters: MetadataFilters | None = None) -> int:
+        """Do what `count` does, awaiting."""
+        return await self._arun(lambda engine: self._collection.count(engine, filters))
+
+    def info(self) -> CollectionSchema | None:
+        """Read what the collection holds: vector name, dimension, fingerprint. None if it does not exist."""
+        return self._run(self._collection.read_schema)
+
+    async def ainfo(self) -> CollectionSchema | None:
+        """Do what `info` does, awaiting."""
+        return await self._arun(self._collection.read_schema)
+
+    # --- upkeep
+
+    def optimize(self) -> None:
+        """Build the search graph of an embedded folder and drop what was deleted; servers do so unasked.
+
+        Worth its seconds to minutes from some 100,000 chunks on. Other calls of this store wait meanwhile.
+        """
+        engine = self._engine()
+        if not isinstance(engine, ClientEngine):
+            engine.optimize()
+
+    def close(self) -> None:
+        """Free the folder or the connections; the store cannot be used afterwards."""
+        self._is_closed = True
+        self._connection.close()
+
+    async def aclose(self) -> None:
+        """Do what `close` does, including the async connections of the running loop."""
+        self._is_closed = True
+        await self._connection.aclose()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    def __getstate__(self) -> dict[str, Any]:
+        if self._connection.is_in_memory or self._connection.client or self._connection.aclient:
+            raise TypeError(
+                f"the store of {self.collection_name!r} cannot be pickled: its data or its client belong to "
+                "this process; expected a store made with url= or path="
+            )
+        return {"__dict__": {name: getattr(self, name) for name in type(self).model_fields}}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        # BaseComponent would swallow a StoreLockedError and leave a store that does not work.
+        self.__init__(**state["__dict__"])  # type: ignore[misc]
+
+    def _search(self, query: VectorStoreQuery, options: Mapping[str, object]) -> Flow[VectorStoreQueryResult]:
+        return lambda engine: self._collection.query(
+            engine, query, with_vectors=self.return_vectors, options=options
+        )
+
+    def _engine(self) -> BlockingEngine:
+        if self._is_closed:
+            raise StoreError(f"the store of {self.collection_name!r} is closed; make another one")
+        return self._connection.blocking()
+
+    def _run(self, flow: Flow[T]) -> T:
+        engine = self._engine()
+        try:
+            return run_blocking(flow(engine))
+        except StoreError:
+            self._collection.forget()
+            raise
+
+    def _write(self, flow: Flow[T]) -> T:
+        with self._engine().writing:
+            return self._run(flow)
+
+    async def _arun(self, flow: Flow[T], *, writes: bool = False) -> T:
+        engine = None if self._is_closed else self._connection.for_loop()
+        if engine is None:
+            return await asyncio.to_thread(self._write if writes else self._run, flow)
+        try:
+            return await flow(engine)
+        except StoreError:
+            self._collection.forget()
+            raise
+
+    async def _awrite(self, flow: Flow[T]) -> T:
+        return await self._arun(flow, writes=True)
