@@ -113,6 +113,9 @@ class ClientEngine:
         selector = models.FilterSelector(filter=condition)
         await self._call(lambda: self.client.delete(self._collection_name, selector, wait=True))
 
+    async def flush(self) -> None:
+        """Do nothing: a server's writes are on disk when they return, and memory has none."""
+
     async def retrieve(self, ids: Sequence[PointId], vector_name: str) -> list[StoredPoint]:
         """Fetch the vectors of those of the points that exist."""
         records = await self._call(

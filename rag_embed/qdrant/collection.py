@@ -16,7 +16,13 @@ from llama_index.core.vector_stores.types import (
 )
 from qdrant_client import models
 
-from rag_embed.errors import InputError, MissingVectorError, StoreError, UnsupportedQueryError
+from rag_embed.errors import (
+    FingerprintMismatchError,
+    InputError,
+    MissingVectorError,
+    StoreError,
+    UnsupportedQueryError,
+)
 from rag_embed.qdrant.filters import all_of, has_node_ids, is_of_documents, to_condition, to_path
 from rag_embed.qdrant.points import (
     NO_DOCUMENT,
@@ -98,6 +104,12 @@ class Collection:
 
     async def add(self, engine: Engine, nodes: Sequence[BaseNode]) -> list[str]:
         """Check the nodes, then store them; return their ids."""
+        node_ids = await self._store(engine, nodes)
+        if node_ids:
+            await engine.flush()
+        return node_ids
+
+    async def _store(self, engine: Engine, nodes: Sequence[BaseNode]) -> list[str]:
         batch = nodes_to_points(nodes)
         if batch.points:
             schema = await self._prepare(engine, batch)
@@ -114,13 +126,14 @@ class Collection:
                 f"{len(strays)} of {len(nodes)} nodes (first: {strays[0]!r}) do not belong to document "
                 f"{ref_doc_id!r}; expected nodes whose ref_doc_id is that"
             )
-        node_ids = await self.add(engine, nodes)
+        node_ids = await self._store(engine, nodes)
         if await self._schema(engine) is not None:
             others = models.Filter(
                 must=[is_of_documents([ref_doc_id])],
                 must_not=[has_node_ids(node_ids)] if node_ids else None,
             )
             await engine.delete(others)
+            await engine.flush()
         return node_ids
 
     async def delete_document(self, engine: Engine, ref_doc_id: str) -> None:
@@ -128,6 +141,7 @@ class Collection:
         _check_document(ref_doc_id)
         if await self._schema(engine) is not None:
             await engine.delete(models.Filter(must=[is_of_documents([ref_doc_id])]))
+            await engine.flush()
 
     async def delete_nodes(
         self, engine: Engine, node_ids: Sequence[str] | None, filters: MetadataFilters | None
@@ -147,6 +161,7 @@ class Collection:
             both = all_of(has_node_ids(page) if page is not None else None, condition)
             if both is not None:
                 await engine.delete(both)
+        await engine.flush()
 
     async def clear(self, engine: Engine) -> None:
         """Delete the collection, with its fingerprint and dimension."""
@@ -294,11 +309,11 @@ class Collection:
         return schema
 
     def _check_own_fingerprint(self, batch: PointBatch) -> None:
-        if self._fingerprint is not None:
-            expected = CollectionSchema(
-                self._name, self._vector_name, batch.dim, self._settings.distance, self._fingerprint
+        if self._fingerprint is not None and batch.fingerprint != self._fingerprint:
+            raise FingerprintMismatchError(
+                f"the store of {self._name!r} was opened for fingerprint {self._fingerprint!r}; what is added "
+                f"has {batch.fingerprint!r}. Open it without fingerprint=, or embed with that model and options"
             )
-            expected.check_fingerprint(batch.fingerprint, "what is added")
 
 
 def _check_document(ref_doc_id: str) -> None:

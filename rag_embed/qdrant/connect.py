@@ -64,7 +64,7 @@ class Connection:
         if len(found) != 1:
             raise InputError(
                 f"found {' and '.join(found) or 'no place'} for collection {self.collection_name!r}; "
-                f'expected exactly one of path=, url=, location="{MEMORY}" and client= (with or without aclient=)'
+                f'expected exactly one of path=, url=, location="{MEMORY}" and client= (or aclient=)'
             )
         if MEMORY in (self.path, self.url):
             raise InputError(f'{found[0]}="{MEMORY}" is no {found[0]}; pass location="{MEMORY}"')
@@ -123,10 +123,14 @@ class Connection:
 
     async def aclose(self) -> None:
         """Close, including the async connection of the running loop."""
+        await self.close_loop()
+        self.close()
+
+    async def close_loop(self) -> None:
+        """Close the async connection of the running loop; it opens again when needed."""
         engine = self._async.pop(asyncio.get_running_loop(), None)
         if engine is not None and self.aclient is None and isinstance(engine.client, AsyncQdrantClient):
             await engine.client.close()
-        self.close()
 
     def _open(self) -> BlockingEngine:
         if self.path is not None:

@@ -141,7 +141,6 @@ class EdgeEngine:
         """Index a payload key."""
         with self._held() as shard:
             shard.update(edge_models.to_edge_index(key, schema))
-            shard.flush()
 
     async def drop(self) -> None:
         """Delete the collection, if it exists."""
@@ -152,16 +151,19 @@ class EdgeEngine:
             self._folder.remove()
 
     async def upsert(self, points: Sequence[StoredPoint], vector_name: str) -> None:
-        """Insert or overwrite points, and flush them to disk."""
+        """Insert or overwrite points; the write-ahead log has them when this returns."""
         batch = [edge_models.to_edge_point(point, vector_name) for point in points]
         with self._held() as shard:
             shard.update(edge.UpdateOperation.upsert_points(batch))
-            shard.flush()
 
     async def delete(self, condition: models.Filter) -> None:
         """Delete the points that satisfy a condition."""
         with self._held() as shard:
             shard.update(edge.UpdateOperation.delete_points_by_filter(edge_models.to_edge_filter(condition)))
+
+    async def flush(self) -> None:
+        """Bring all that was written to disk; costs tenths of a second, so not for every batch."""
+        with self._held() as shard:
             shard.flush()
 
     async def retrieve(self, ids: Sequence[PointId], vector_name: str) -> list[StoredPoint]:
@@ -299,9 +301,11 @@ def kinds_by_key(condition: models.Filter) -> dict[str, frozenset[models.Payload
     for item in _leaves(condition):
         if isinstance(item, models.IsEmptyCondition):
             kinds.setdefault(item.is_empty.key, frozenset())
-        elif isinstance(item, models.FieldCondition) and not isinstance(item.match, models.MatchText):
+        elif isinstance(item, models.FieldCondition):
             kind = models.PayloadSchemaType.KEYWORD
-            if isinstance(item.range, models.Range):
+            if isinstance(item.match, models.MatchText):
+                kind = models.PayloadSchemaType.TEXT
+            elif isinstance(item.range, models.Range):
                 kind = models.PayloadSchemaType.FLOAT
             elif isinstance(item.range, models.DatetimeRange):
                 kind = models.PayloadSchemaType.DATETIME

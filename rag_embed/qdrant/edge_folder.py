@@ -61,8 +61,8 @@ class EdgeFolder:
             return None
         except ValidationError as error:
             raise StoreError(
-                f"{self._file} is not a collection of this rag-embed ({error.error_count()} errors); expected "
-                "what it wrote. Restore it from a copy, or delete the folder and index again"
+                f"{self._file} is not a collection of this rag-embed ({error.error_count()} errors); "
+                "expected what it wrote. Restore it from a copy, or delete the folder and index again"
             ) from error
 
     def write(self, content: CollectionFile) -> None:
@@ -103,7 +103,7 @@ def _check_foreign(path: Path) -> None:
     if (path / "meta.json").exists() and (path / "collection").is_dir():
         raise StoreError(
             f"{path} was written by qdrant-client's local mode, which unpickles its files; expected a folder "
-            "of rag-embed's embedded engine. Use another path, or, if you trust it, client=QdrantClient(path=...)"
+            "of rag-embed's embedded engine. Use another path, or client=QdrantClient(path=...) to trust it"
         )
 
 

@@ -80,7 +80,7 @@ class Search:
 class Engine(Protocol):
     """One collection of a vector database.
 
-    Writes are durable when they return. Every failure is a `StoreError`.
+    Every failure is a `StoreError`.
     """
 
     @property
@@ -111,6 +111,9 @@ class Engine(Protocol):
 
     async def delete(self, condition: models.Filter) -> None:
         """Delete the points that satisfy a condition."""
+
+    async def flush(self) -> None:
+        """Bring all that was written to disk, where the engine does not do so with every write."""
 
     async def retrieve(self, ids: Sequence[PointId], vector_name: str) -> list[StoredPoint]:
         """Fetch the vectors, without payloads, of those of the points that exist; in any order."""

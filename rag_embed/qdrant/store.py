@@ -57,7 +57,7 @@ class QdrantChunkStore(BasePydanticVectorStore):
         timeout_s: Longest wait for one answer of the server.
         client_options: More arguments of QdrantClient, such as grpc_port, https or headers.
         retry: How patiently a failing server is asked again.
-        vector_name: Vector of a new collection. An existing one is used with its only vector, whatever its name.
+        vector_name: Vector of a new collection; in an existing one the only vector is used, however called.
         settings: Settings of a new collection.
         payload_indexes: Metadata keys to index and how; made before anything is written.
         tenant_key: Metadata key that separates tenants; indexed so that each has its own part of the graph.
