@@ -311,8 +311,8 @@ class Collection:
     def _check_own_fingerprint(self, batch: PointBatch) -> None:
         if self._fingerprint is not None and batch.fingerprint != self._fingerprint:
             raise FingerprintMismatchError(
-                f"the store of {self._name!r} was opened for fingerprint {self._fingerprint!r}; what is added "
-                f"has {batch.fingerprint!r}. Open it without fingerprint=, or embed with that model and options"
+                f"the store of {self._name!r} was opened for fingerprint {self._fingerprint!r}; what is "
+                f"added has {batch.fingerprint!r}. Open it without fingerprint=, or embed in that way"
             )
 
 

@@ -24,7 +24,7 @@ from rag_embed.errors import (
     MissingVectorError,
     NonFiniteError,
 )
-from rag_embed.qdrant.port import PointId, StoredPoint
+from rag_embed.qdrant.port import Payload, PointId, StoredPoint
 from rag_embed.stamp import ChunkStamp
 
 ID_NAMESPACE = uuid.UUID("6f1d5a0e-2f0b-5a83-9c55-5d0b4a0f3c11")
@@ -101,9 +101,8 @@ def nodes_to_points(nodes: Sequence[BaseNode]) -> PointBatch:
     points: list[StoredPoint] = []
     sizes: list[int] = []
     for node, vector in zip(nodes, vectors.tolist(), strict=True):
-        # Without its embedding: dumping it only to throw it away costs more than all the rest.
-        payload = node_to_metadata_dict(node.model_copy(update={"embedding": None}))
-        sizes.append(_payload_size(node, payload) + BYTES_PER_NUMBER * len(vector))
+        payload, payload_size = _payload(node)
+        sizes.append(payload_size + BYTES_PER_NUMBER * len(vector))
         points.append(StoredPoint(id=point_id(node.node_id), payload=payload, vector=vector))
     return PointBatch(points, sizes, dim=vectors.shape[1], fingerprint=_common_fingerprint(nodes))
 
@@ -187,11 +186,14 @@ def _common_fingerprint(nodes: Sequence[BaseNode]) -> str | None:
     return next(iter(fingerprints), None)
 
 
-def _payload_size(node: BaseNode, payload: dict[str, object]) -> int:
+def _payload(node: BaseNode) -> tuple[Payload, int]:
+    """Build a node's payload, and its size as JSON in bytes."""
     try:
-        return len(json.dumps(payload, ensure_ascii=False, allow_nan=False).encode())
-    except (TypeError, ValueError) as error:  # UnicodeEncodeError is a ValueError
+        # Without its embedding: dumping it only to throw it away costs more than all the rest.
+        payload: Payload = node_to_metadata_dict(node.model_copy(update={"embedding": None}))
+        return payload, len(json.dumps(payload, ensure_ascii=False, allow_nan=False).encode())
+    except (TypeError, ValueError) as error:  # among them pydantic's and UnicodeEncodeError
         raise InputError(
             f"node {node.node_id!r} cannot be written as JSON ({error}); expected text without lone "
-            "surrogates and metadata of finite numbers, strings, lists and dicts"
+            "surrogates, and metadata of numbers, strings, lists and dicts"
         ) from error

@@ -11,7 +11,7 @@ import httpx
 from qdrant_client.common.client_exceptions import QdrantException, ResourceExhaustedResponse
 from qdrant_client.http.exceptions import ApiException, ResponseHandlingException, UnexpectedResponse
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt
-from tenacity.wait import wait_exponential_jitter
+from tenacity.wait import wait_exponential, wait_random
 
 from rag_embed.errors import StoreError, StoreUnavailableError
 
@@ -81,9 +81,8 @@ class RetryPolicy:
         return asked_s is None or asked_s <= self.max_wait_s
 
     def _wait_s(self, state: RetryCallState) -> float:
-        backoff_s = wait_exponential_jitter(
-            initial=self.first_wait_s, max=self.max_wait_s, jitter=self.first_wait_s
-        )(state)
+        growing = wait_exponential(multiplier=self.first_wait_s) + wait_random(0, self.first_wait_s)
+        backoff_s = min(growing(state), self.max_wait_s)
         error = state.outcome.exception() if state.outcome else None
         return max(backoff_s, (retry_after_s(error) if error else None) or 0.0)
 

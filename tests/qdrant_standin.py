@@ -1,0 +1,208 @@
+"""A Qdrant server on loopback: the REST routes that rag-embed uses, over the client's own local mode.
+
+Every body is validated by the strict request model of qdrant-client that the route takes, so that what only a
+lenient server would accept fails here. `fail_with` makes the next requests fail as a real server's would.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from pydantic import TypeAdapter, ValidationError
+from pydantic_core import to_jsonable_python
+from qdrant_client import QdrantClient, models
+
+INSERT = TypeAdapter(models.PointsList)
+SELECTOR = TypeAdapter(models.FilterSelector)
+
+
+@dataclass(frozen=True)
+class Failure:
+    status: int
+    headers: dict[str, str] = field(default_factory=dict)
+    only: str = ""
+    """Method and path must contain this text."""
+
+
+class StandIn:
+    """State of the stand-in server.
+
+    Attributes:
+        requests: "METHOD path" of each request, in order.
+        api_key: What requests must carry, if set.
+        remembers_metadata: False for a server before 1.16.
+    """
+
+    def __init__(self) -> None:
+        self.database = QdrantClient(location=":memory:")
+        self.lock = threading.Lock()
+        self.requests: list[str] = []
+        self.indexes: dict[str, dict[str, str]] = {}
+        self.failures: deque[Failure] = deque()
+        self.api_key: str | None = None
+        self.remembers_metadata = True
+        self.url = ""
+
+    def fail_with(self, *failures: Failure) -> None:
+        self.failures.extend(failures)
+
+    def sent(self, text: str) -> list[str]:
+        return [request for request in self.requests if text in request]
+
+    def answer(self, method: str, path: str, body: bytes) -> Any:
+        parts = [unquote(part) for part in urlsplit(path).path.strip("/").split("/")]
+        if method in ("PUT", "POST") and parts[2:] and parts[2] == "points" and method == "PUT":
+            assert "wait=true" in path, f"{path}: a write that does not wait"
+        name, rest = parts[1], "/".join(parts[2:])
+        route = getattr(self, f"{method}_{rest or 'collection'}".replace("/", "_").lower())
+        return route(name, body)
+
+    def get_exists(self, name: str, body: bytes) -> Any:
+        return {"exists": self.database.collection_exists(name)}
+
+    def get_collection(self, name: str, body: bytes) -> Any:
+        info = to_jsonable_python(self.database.get_collection(name))
+        indexes = self.indexes.get(name, {})
+        info["payload_schema"] = {k: {"data_type": kind, "points": 0} for k, kind in indexes.items()}
+        return info
+
+    def put_collection(self, name: str, body: bytes) -> Any:
+        request = models.CreateCollection.model_validate_json(body)
+        self.indexes[name] = {}
+        return self.database.create_collection(
+            name,
+            vectors_config=request.vectors,
+            metadata=request.metadata if self.remembers_metadata else None,
+        )
+
+    def patch_collection(self, name: str, body: bytes) -> Any:
+        request = models.UpdateCollection.model_validate_json(body)
+        if self.remembers_metadata:
+            self.database.update_collection(name, metadata=request.metadata)
+        return True
+
+    def delete_collection(self, name: str, body: bytes) -> Any:
+        self.indexes.pop(name, None)
+        return self.database.delete_collection(name)
+
+    def put_index(self, name: str, body: bytes) -> Any:
+        request = models.CreateFieldIndex.model_validate_json(body)
+        schema = to_jsonable_python(request.field_schema)
+        kind = schema["type"] if isinstance(schema, dict) else schema
+        self.indexes[name][request.field_name] = kind
+        return {"operation_id": 1, "status": "completed"}
+
+    def put_points(self, name: str, body: bytes) -> Any:
+        assert len(body) < 5_000_000, f"a request of {len(body):,} bytes"
+        points = INSERT.validate_json(body).points
+        return to_jsonable_python(self.database.upsert(name, points))
+
+    def post_points(self, name: str, body: bytes) -> Any:
+        request = models.PointRequest.model_validate_json(body)
+        found = self.database.retrieve(
+            name, request.ids, with_payload=request.with_payload, with_vectors=request.with_vector
+        )
+        return to_jsonable_python(found)
+
+    def post_points_scroll(self, name: str, body: bytes) -> Any:
+        request = models.ScrollRequest.model_validate_json(body)
+        points, following = self.database.scroll(
+            name,
+            scroll_filter=request.filter,
+            limit=request.limit,
+            offset=request.offset,
+            with_payload=request.with_payload,
+            with_vectors=request.with_vector,
+        )
+        return {"points": to_jsonable_python(points), "next_page_offset": following}
+
+    def post_points_query(self, name: str, body: bytes) -> Any:
+        request = models.QueryRequest.model_validate_json(body)
+        found = self.database.query_points(
+            name,
+            query=request.query,
+            using=request.using,
+            query_filter=request.filter,
+            limit=request.limit,
+            with_payload=request.with_payload,
+            with_vectors=request.with_vector,
+        )
+        return to_jsonable_python(found)
+
+    def post_points_delete(self, name: str, body: bytes) -> Any:
+        return to_jsonable_python(self.database.delete(name, SELECTOR.validate_json(body)))
+
+    def post_points_count(self, name: str, body: bytes) -> Any:
+        request = models.CountRequest.model_validate_json(body)
+        assert request.exact
+        return {"count": self.database.count(name, count_filter=request.filter).count}
+
+
+def _handler(state: StandIn) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        def log_message(self, *args: object) -> None:
+            pass
+
+        def handle_one(self) -> None:
+            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            with state.lock:
+                status, headers, result = self.decide(body)
+            content = json.dumps({"result": result, "status": "ok", "time": 0.0}).encode()
+            if status >= 400:
+                content = json.dumps({"status": {"error": result}, "time": 0.0}).encode()
+            self.send_response(status)
+            for key, value in {**headers, "Content-Length": str(len(content))}.items():
+                self.send_header(key, value)
+            self.end_headers()
+            self.wfile.write(content)
+
+        def decide(self, body: bytes) -> tuple[int, dict[str, str], Any]:
+            request = f"{self.command} {self.path}"
+            state.requests.append(request)
+            if state.api_key is not None and self.headers.get("api-key") != state.api_key:
+                return 401, {}, "Must provide an API key or an Authorization bearer token"
+            if state.failures and state.failures[0].only in request:
+                failure = state.failures.popleft()
+                return failure.status, failure.headers, "made to fail"
+            try:
+                return 200, {}, state.answer(self.command, self.path, body)
+            except ValidationError as error:
+                return 400, {}, f"Format error in JSON body: {error}"
+            except ValueError as error:
+                missing = re.search("not found", str(error))
+                return (404 if missing else 409 if "already exists" in str(error) else 400), {}, str(error)
+
+        do_GET = do_PUT = do_POST = do_PATCH = do_DELETE = handle_one  # noqa: N815
+
+    return Handler
+
+
+class Server(ThreadingHTTPServer):
+    request_queue_size = 128
+    daemon_threads = False
+
+
+@contextmanager
+def serve() -> Iterator[StandIn]:
+    """Run the stand-in on a free port."""
+    state = StandIn()
+    server = Server(("127.0.0.1", 0), _handler(state))
+    state.url = f"http://127.0.0.1:{server.server_port}"
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    try:
+        yield state
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+        state.database.close()

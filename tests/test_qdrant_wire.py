@@ -1,0 +1,234 @@
+"""The wire: what is sent, what is repeated, and what the user is told when a server fails."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+from collections.abc import Iterator
+
+import pytest
+from qdrant_client import models
+
+from rag_embed.errors import StoreError, StoreUnavailableError
+from rag_embed.qdrant import CollectionSettings, QdrantChunkStore, RetryPolicy
+from tests.qdrant_cases import ask, make_nodes, where
+from tests.qdrant_standin import Failure, StandIn, serve
+
+FAST = RetryPolicy(attempts=3, first_wait_s=0.01, max_wait_s=2.0)
+
+
+@pytest.fixture
+def server() -> Iterator[StandIn]:
+    with serve() as state:
+        yield state
+
+
+@pytest.fixture
+def store(server: StandIn) -> Iterator[QdrantChunkStore]:
+    with QdrantChunkStore("docs", url=server.url, retry=FAST) as store:
+        yield store
+
+
+@pytest.fixture(params=["sync", "async"])
+def add(request: pytest.FixtureRequest, store: QdrantChunkStore):
+    """Add nodes by either method."""
+    if request.param == "sync":
+        return store.add
+
+    async def add_and_close(nodes):
+        try:
+            return await store.async_add(nodes)
+        finally:
+            await store._connection.close_loop()
+
+    return lambda nodes: asyncio.run(add_and_close(nodes))
+
+
+@pytest.mark.parametrize("status", [408, 429, 500, 502, 503, 504])
+def test_passing_failures_are_repeated(server: StandIn, store: QdrantChunkStore, add, status: int) -> None:
+    server.fail_with(*[Failure(status, only="PUT /collections/docs/points")] * 2)
+    add(make_nodes(3))
+    assert len(server.sent("PUT /collections/docs/points")) == 3
+    assert store.count() == 3
+
+
+def test_lasting_failures_end(server: StandIn, store: QdrantChunkStore, add) -> None:
+    store.add(make_nodes(3))
+    server.fail_with(*[Failure(503, only="PUT /collections/docs/points")] * 3)
+    with pytest.raises(
+        StoreUnavailableError, match=rf"server {server.url} answered 503 \(at most 3 attempts\)"
+    ):
+        add(make_nodes(3, seed=1, prefix="new"))
+    assert len(server.sent("PUT /collections/docs/points")) == 1 + 3
+    assert store.count() == 3
+
+
+@pytest.mark.parametrize("status", [400, 409, 413, 422])
+def test_refusals_are_not_repeated(server: StandIn, store: QdrantChunkStore, add, status: int) -> None:
+    store.add(make_nodes(3))
+    server.fail_with(Failure(status, only="PUT /collections/docs/points"))
+    with pytest.raises(StoreError, match=rf"refused the request \({status}\).*made to fail"):
+        add(make_nodes(3, seed=1))
+    assert len(server.sent("PUT /collections/docs/points")) == 2
+
+
+def test_retry_after_is_honoured_within_bounds(server: StandIn, store: QdrantChunkStore, add) -> None:
+    server.fail_with(Failure(429, {"Retry-After": "1"}, only="PUT /collections/docs/points"))
+    start = time.monotonic()
+    add(make_nodes(1))
+    assert time.monotonic() - start >= 1.0
+    server.fail_with(Failure(429, {"Retry-After": "3600"}, only="PUT /collections/docs/points"))
+    with pytest.raises(StoreUnavailableError, match="answered 429, asking to wait 3600 s"):
+        add(make_nodes(1))
+    assert not server.failures
+    server.fail_with(Failure(429, {"Retry-After": "Wed, 21 Oct 2026 07:28:00 GMT"}, only="/points"))
+    add(make_nodes(1))
+    assert store.count() == 1
+
+
+def test_credentials(server: StandIn) -> None:
+    server.api_key = "secret"
+    with QdrantChunkStore("docs", url=server.url, retry=FAST) as store:
+        with pytest.raises(StoreUnavailableError, match=r"refused the credentials \(401\).*Pass api_key="):
+            store.add(make_nodes(1))
+        assert len(server.requests) == 1
+    with QdrantChunkStore("docs", url=server.url, api_key="secret") as store:
+        store.add(make_nodes(1))
+        assert store.count() == 1
+        assert "secret" not in repr(store)
+        assert "api_key" not in store.to_dict()
+    server.api_key = None
+    server.fail_with(Failure(403))
+    with (
+        QdrantChunkStore("docs", url=server.url) as store,
+        pytest.raises(StoreUnavailableError, match=r"credentials \(403\)"),
+    ):
+        store.count()
+
+
+@pytest.mark.parametrize("prefer_grpc", [False, True])
+def test_no_server(prefer_grpc: bool) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    options = {"prefer_grpc": prefer_grpc, "client_options": {"grpc_port": port}, "retry": FAST}
+    url = f"http://127.0.0.1:{port}"
+    with QdrantChunkStore("docs", url=url, **options) as store:
+        expected = rf"server {url} (does not answer|answered 503) .*3 attempts.*Check the url.*docker compose"
+        with pytest.raises(StoreUnavailableError, match=expected):
+            store.add(make_nodes(1))
+
+        async def count() -> None:
+            try:
+                await store.acount()
+            finally:
+                await store._connection.close_loop()
+
+        with pytest.raises(StoreUnavailableError, match=expected):
+            asyncio.run(count())
+    with pytest.raises(StoreUnavailableError):
+        QdrantChunkStore("docs", url=url, fingerprint="A", **options)
+
+
+def test_a_silent_server_times_out() -> None:
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        with (
+            QdrantChunkStore("docs", url=url, timeout_s=1, retry=RetryPolicy(attempts=1)) as store,
+            pytest.raises(StoreUnavailableError, match="ReadTimeout"),
+        ):
+            store.count()
+
+
+def test_a_vanished_collection(server: StandIn, store: QdrantChunkStore) -> None:
+    nodes = make_nodes(3)
+    store.add(nodes)
+    server.database.delete_collection("docs")
+    with pytest.raises(StoreError, match=r"does not have it \(404\).*check collection_name and url"):
+        store.query(ask(nodes[0].embedding))
+    with pytest.raises(StoreError, match="collection 'docs' does not exist"):
+        store.query(ask(nodes[0].embedding))
+
+
+def test_indexes_come_before_points(server: StandIn) -> None:
+    with QdrantChunkStore(
+        "docs", url=server.url, tenant_key="owner", payload_indexes={"page": "integer"}
+    ) as store:
+        store.add(make_nodes(3, owner="ann", page=1))
+        store.add(make_nodes(3, owner="ann", page=1))
+    writes = [request for request in server.requests if request.startswith("PUT")]
+    kinds = [request.split("/docs")[1].split("?")[0] for request in writes]
+    assert kinds == ["", *["/index"] * 4, "/points", "/points"]
+    assert server.indexes["docs"] == {
+        "doc_id": "keyword",
+        "ref_doc_id": "keyword",
+        "page": "integer",
+        "owner": "keyword",
+    }
+
+
+def test_settings_reach_the_server(server: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[models.CreateCollection] = []
+    create = server.put_collection
+
+    def record(name: str, body: bytes) -> object:
+        sent.append(models.CreateCollection.model_validate_json(body))
+        return create(name, body)
+
+    monkeypatch.setattr(server, "put_collection", record)
+    settings = CollectionSettings(
+        datatype="float16", on_disk=True, shard_number=3, replication_factor=2, write_consistency_factor=2
+    )
+    with QdrantChunkStore("docs", url=server.url, settings=settings, tenant_key="owner") as store:
+        store.add(make_nodes(2, fingerprint="A"))
+    request = sent[0]
+    assert (request.shard_number, request.replication_factor, request.write_consistency_factor) == (3, 2, 2)
+    assert request.vectors["dense"].datatype == models.Datatype.FLOAT16
+    assert request.vectors["dense"].on_disk is True
+    assert (request.hnsw_config.m, request.hnsw_config.payload_m) == (0, 16)
+    assert request.metadata == {"rag_embed": {"version": 1, "dim": 8, "fingerprint": "A"}}
+
+
+def test_requests_stay_small(server: StandIn, store: QdrantChunkStore) -> None:
+    nodes = make_nodes(60, dim=768)
+    for node in nodes:
+        node.set_content(
+            "ü" * 100_000
+        )  # 400 kB each, for LlamaIndex keeps the text as bytes in one JSON string
+    store.add(nodes)  # the stand-in refuses 5 MB
+    assert len(server.sent("/points?wait=true")) > 1
+    assert store.count() == 60
+
+
+def test_a_server_that_keeps_no_metadata(server: StandIn) -> None:
+    """Before 1.16: the stamps of the stored chunks tell the fingerprint."""
+    server.remembers_metadata = False
+    with QdrantChunkStore("docs", url=server.url) as store:
+        store.add(make_nodes(3, fingerprint="A"))
+    with QdrantChunkStore("docs", url=server.url, fingerprint="A") as store:
+        assert store.info().fingerprint == "A"
+        with pytest.raises(StoreError, match="made by 'A'"):
+            store.add(make_nodes(3, fingerprint="B"))
+        assert store.count(where("index", 1)) == 1
+
+
+def test_a_collection_of_a_later_version(server: StandIn, store: QdrantChunkStore) -> None:
+    vectors = {"dense": models.VectorParams(size=8, distance=models.Distance.COSINE)}
+    server.database.create_collection("docs", vectors_config=vectors, metadata={"rag_embed": {"version": 9}})
+    with pytest.raises(StoreError, match="record has version 9; this rag-embed reads version 1"):
+        store.add(make_nodes(1))
+
+
+def test_pickled_stores_reach_the_same_collection(server: StandIn) -> None:
+    import pickle
+
+    with QdrantChunkStore("docs", url=server.url, api_key="k", return_vectors=True) as store:
+        store.add(make_nodes(2))
+        with pickle.loads(pickle.dumps(store)) as copy:
+            assert copy.count() == 2
+            assert (copy.api_key, copy.return_vectors) == ("k", True)
+        with QdrantChunkStore.from_dict(store.to_dict()) as again:
+            assert again.count() == 2
