@@ -32,7 +32,7 @@ class ChunkStamp:
         start: First character of the chunk in the context text.
         end: One past its last character.
         before: Context text between the furthest end of all earlier chunks and `start`; mostly white space.
-        after: Context text behind the furthest end of all chunks; empty for all but the last.
+        after: Rest of the context text, on the chunk that reaches furthest; empty on all others.
         fingerprint: How the node's vector was made; None while it has none.
     """
 

@@ -1,0 +1,7 @@
+"""Drop-in components for LlamaIndex."""
+
+from rag_embed.llamaindex.embedding import ContextualEmbedding
+from rag_embed.llamaindex.node_parser import LateChunkingNodeParser
+from rag_embed.llamaindex.rerank import ListwiseRerank
+
+__all__ = ["ContextualEmbedding", "LateChunkingNodeParser", "ListwiseRerank"]

@@ -1,0 +1,315 @@
+"""A LlamaIndex embedding model that sees documents where LlamaIndex hands it chunks."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from llama_index.core.base.embeddings.base import BaseEmbedding
+from llama_index.core.callbacks import CBEventType, EventPayload
+from llama_index.core.instrumentation import get_dispatcher
+from llama_index.core.instrumentation.events.embedding import EmbeddingEndEvent, EmbeddingStartEvent
+from llama_index.core.schema import BaseNode, MetadataMode
+from llama_index.core.utils import get_tqdm_iterable
+from pydantic import Field, model_validator
+from torch import Tensor
+from typing_extensions import Self
+
+from rag_embed.encoder import Dtype, Encoder, load_encoder
+from rag_embed.errors import AlignmentError, EmptySpanError, EmptyTextError, InputError
+from rag_embed.late_chunking import Strategy, WindowOptions, embed_chunks, embed_isolated
+from rag_embed.profiles import EMBEDDED_MODEL, Profile, locate_checkpoint
+from rag_embed.spans import CharSpan
+from rag_embed.stamp import STAMP_KEY, ChunkStamp, hash_text
+
+dispatcher = get_dispatcher(__name__)
+logger = logging.getLogger(__name__)
+
+# Raised whenever the same options give other vectors than before; see "Vectors changed" in the changelog.
+_VECTOR_REVISION = 1
+
+
+class ContextualEmbedding(BaseEmbedding):
+    """Embeds each chunk with its document's context, by one encoder that rerankers and parsers share.
+
+    As a transformation it takes the nodes of a `LateChunkingNodeParser`, puts their documents together again and
+    fills `node.embedding`. Nodes that already carry a vector of the same fingerprint are left as they are. A
+    string given to `get_text_embedding` is embedded alone: that is all a string can be.
+
+    Attributes:
+        model: The embedded encoder, a local folder, or a hub id.
+        revision: Commit of the hub repository.
+        device: A torch device; by default the accelerator if there is one.
+        dtype: "auto" picks what the processor computes fast.
+        batch_tokens: Most tokens in one forward pass over several chunks or windows.
+        strategy: "isolated", "late" or "blend".
+        alpha: Share of the late vector in a blend.
+        head: What stands before every window: nothing, or the metadata that all chunks of the document share
+            and that is not excluded from embedding.
+        window_tokens: Most tokens of one window; None is all the model can read.
+        overlap_tokens: Fewest tokens that neighbouring windows share.
+        head_tokens: Most tokens of the head; a longer head is cut there.
+        query_prefix: Put before queries; None takes what the checkpoint declares.
+        document_prefix: Put before windows and isolated chunks; None takes what the checkpoint declares.
+        show_progress: Show a progress bar over documents.
+
+    Raises:
+        MissingExtraError: The embedded encoder is not installed.
+        UnsupportedModelError: The checkpoint cannot be used.
+        AlignmentError: Nodes come without a stamp, or not all nodes of their document came.
+        EmptyTextError: A query is empty.
+    """
+
+    model: str = EMBEDDED_MODEL
+    revision: str | None = None
+    device: str | None = None
+    dtype: Dtype = "auto"
+    batch_tokens: int = Field(default=1024, gt=0)
+    strategy: Strategy = "blend"
+    alpha: float = Field(default=0.5, ge=0, le=1)
+    head: Literal["none", "metadata"] = "metadata"
+    window_tokens: int | None = Field(default=None, gt=0)
+    overlap_tokens: int = Field(default=64, ge=0)
+    head_tokens: int = Field(default=64, ge=0)
+    query_prefix: str | None = None
+    document_prefix: str | None = None
+    show_progress: bool = False
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.embeddings_cache is not None:
+            raise InputError(
+                "embeddings_cache keys vectors by text alone, so queries, chunks and contexts would share them; "
+                "use the cache of an IngestionPipeline, which sees the chunk's document"
+            )
+        self.__dict__["model_name"] = self.model
+        return self
+
+    @classmethod
+    def class_name(cls) -> str:
+        """Name the class in serialised form."""
+        return "ContextualEmbedding"
+
+    @property
+    def encoder(self) -> Encoder:
+        """The encoder, loaded at first use and shared by all in this process that ask for the same."""
+        return load_encoder(
+            self.model,
+            revision=self.revision,
+            device=self.device,
+            dtype=self.dtype,
+            batch_tokens=self.batch_tokens,
+        )
+
+    @property
+    def profile(self) -> Profile:
+        """What the checkpoint says of itself; reading it loads no weights."""
+        return locate_checkpoint(self.model, revision=self.revision)
+
+    def fingerprint(self) -> str:
+        """Name the vector space: everything that changes a vector by more than rounding.
+
+        Device, batch size and an automatic dtype are left out, so that an index built on one machine can be used
+        on another.
+        """
+        profile = self.profile
+        options = self.model_dump(
+            include={
+                "strategy",
+                "head",
+                "window_tokens",
+                "overlap_tokens",
+                "head_tokens",
+                *({"alpha"} if self.strategy == "blend" else ()),
+                *({"dtype"} if self.dtype != "auto" else ()),
+            },
+        )
+        options.pop("class_name", None)
+        prefixes = (self._prefix("query"), self._prefix("document"))
+        content = json.dumps([_VECTOR_REVISION, profile.weights_sha256, options, prefixes], sort_keys=True)
+        digest = hashlib.sha256(content.encode()).hexdigest()
+        return f"{profile.name}@{profile.weights_sha256[:8]}/{self.strategy}/{digest[:12]}"
+
+    def __call__(self, nodes: Sequence[BaseNode], **kwargs: Any) -> Sequence[BaseNode]:
+        """Fill the vectors of nodes, document by document.
+
+        Args:
+            nodes: Chunks of a `LateChunkingNodeParser`; all chunks of a document (or of one level of it) must be
+                among them. With strategy "isolated" any nodes.
+            **kwargs: `show_progress` as LlamaIndex passes it.
+
+        Returns:
+            The same nodes in the same order, with vectors and with this model's fingerprint in their stamps.
+        """
+        fingerprint = self.fingerprint()
+        contexts: dict[str, list[tuple[BaseNode, ChunkStamp]]] = {}
+        unstamped: list[BaseNode] = []
+        for node in nodes:
+            stamp = ChunkStamp.from_metadata(node.metadata)
+            if stamp is None:
+                unstamped.append(node)
+            else:
+                contexts.setdefault(stamp.context, []).append((node, stamp))
+        if unstamped and self.strategy != "isolated":
+            raise AlignmentError(
+                f"{len(unstamped)} of {len(nodes)} nodes carry no stamp of their document, the first is "
+                f"{unstamped[0].node_id!r}; parse with LateChunkingNodeParser(node_parser=...) before embedding, or "
+                "use strategy='isolated'"
+            )
+        pending = [
+            members
+            for members in contexts.values()
+            if any(node.embedding is None or stamp.fingerprint != fingerprint for node, stamp in members)
+        ]
+        show_progress = bool(kwargs.get("show_progress")) or self.show_progress
+        for members in get_tqdm_iterable(pending, show_progress, "Embedding documents"):
+            self._embed_context(members, fingerprint)
+        if unstamped:
+            super().__call__(unstamped, show_progress=show_progress)
+        return nodes
+
+    async def acall(self, nodes: Sequence[BaseNode], **kwargs: Any) -> Sequence[BaseNode]:
+        """Do the same in a worker thread."""
+        return await asyncio.to_thread(self.__call__, nodes, **kwargs)
+
+    def _embed_context(self, members: Sequence[tuple[BaseNode, ChunkStamp]], fingerprint: str) -> None:
+        """Embed the chunks of one context and put vector and fingerprint on their nodes."""
+        text = _rebuild([node.get_content(metadata_mode=MetadataMode.NONE) for node, _ in members], [s for _, s in members])
+        texts = [node.get_content(metadata_mode=MetadataMode.EMBED) for node, _ in members]
+        payload = self.to_payload()
+        dispatcher.event(EmbeddingStartEvent(model_dict=payload))
+        with self.callback_manager.event(
+            CBEventType.EMBEDDING, payload={EventPayload.SERIALIZED: payload}
+        ) as event:
+            vectors = self._embed_spans(
+                text, [CharSpan(s.start, s.end) for _, s in members], texts, _shared_metadata([n for n, _ in members])
+            )
+            embeddings = vectors.tolist()
+            event.on_end(payload={EventPayload.CHUNKS: texts, EventPayload.EMBEDDINGS: embeddings})
+        dispatcher.event(EmbeddingEndEvent(chunks=texts, embeddings=embeddings))
+        for (node, stamp), embedding in zip(members, embeddings, strict=True):
+            node.embedding = embedding
+            node.metadata = {**node.metadata, STAMP_KEY: replace(stamp, fingerprint=fingerprint).to_text()}
+
+    def _embed_spans(
+        self, text: str, spans: Sequence[CharSpan], texts: Sequence[str], metadata: str
+    ) -> Float[Tensor, "chunks dim"]:
+        prefix = self._prefix("document")
+        head = metadata if self.head == "metadata" else ""
+        try:
+            return embed_chunks(
+                self.encoder,
+                text,
+                spans,
+                strategy=self.strategy,
+                alpha=self.alpha,
+                isolated_texts=[prefix + chunk for chunk in texts],
+                head=prefix + head,
+                options=self._window_options,
+            )
+        except (EmptySpanError, EmptyTextError) as error:
+            # Characters that the tokenizer drops, such as a zero-width space alone, have no state in any context.
+            empty = set(error.indices) if isinstance(error, EmptySpanError) else set(range(len(spans)))
+            logger.warning("%d chunks without a token are embedded alone: %s", len(empty), error)
+        result = torch.empty(len(spans), self.encoder.dim)
+        result[sorted(empty)] = self._embed_texts([texts[index] for index in sorted(empty)])
+        if rest := [index for index in range(len(spans)) if index not in empty]:
+            result[rest] = self._embed_spans(text, [spans[i] for i in rest], [texts[i] for i in rest], metadata)
+        return result
+
+    def _embed_texts(self, texts: Sequence[str]) -> Float[Tensor, "texts dim"]:
+        prefix = self._prefix("document")
+        return embed_isolated(self.encoder, [prefix + text for text in texts], options=self._window_options)
+
+    def embed_query(self, query: str) -> Float[Tensor, "dim"]:
+        """Embed a query, with the query prefix.
+
+        Raises:
+            EmptyTextError: The query is blank.
+        """
+        if not query.strip():
+            raise EmptyTextError(f"the query is {query!r}; expected a question")
+        return embed_isolated(self.encoder, [self._prefix("query") + query], options=self._window_options)[0]
+
+    @property
+    def _window_options(self) -> WindowOptions:
+        return WindowOptions(self.window_tokens, self.overlap_tokens, self.head_tokens)
+
+    def _prefix(self, side: Literal["query", "document"]) -> str:
+        given = self.query_prefix if side == "query" else self.document_prefix
+        if given is not None:
+            return given
+        return self.profile.query_prefix if side == "query" else self.profile.document_prefix
+
+    def _get_query_embedding(self, query: str) -> list[float]:
+        return self.embed_query(query).tolist()
+
+    def _get_text_embedding(self, text: str) -> list[float]:
+        return self._embed_texts([text])[0].tolist()
+
+    def _get_text_embeddings(self, texts: list[str]) -> list[list[float]]:
+        return self._embed_texts(texts).tolist()
+
+    async def _aget_query_embedding(self, query: str) -> list[float]:
+        return await asyncio.to_thread(self._get_query_embedding, query)
+
+    async def _aget_text_embedding(self, text: str) -> list[float]:
+        return await asyncio.to_thread(self._get_text_embedding, text)
+
+    async def _aget_text_embeddings(self, texts: list[str]) -> list[list[float]]:
+        return await asyncio.to_thread(self._get_text_embeddings, texts)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Workers load the encoder themselves; callbacks and limiters belong to this process.
+        local = {"callback_manager", "rate_limiter"}
+        return {
+            "__dict__": {name: value for name, value in self.__dict__.items() if name not in local},
+            "__pydantic_fields_set__": self.__pydantic_fields_set__ - local,
+            "__pydantic_extra__": None,
+            "__pydantic_private__": None,
+        }
+
+
+def _rebuild(texts: Sequence[str], stamps: Sequence[ChunkStamp]) -> str:
+    """Put a context text together from its chunks and what stood between them."""
+    length = max(stamp.end + len(stamp.after) for stamp in stamps)
+    characters: list[str | None] = [None] * length
+    for text, stamp in zip(texts, stamps, strict=True):
+        piece = stamp.before + text + stamp.after
+        start = stamp.start - len(stamp.before)
+        characters[start : start + len(piece)] = piece
+    known = [character for character in characters if character is not None]
+    context = "".join(known)
+    if len(known) != length or hash_text(context) != stamps[0].context:
+        raise AlignmentError(
+            f"{len(texts)} nodes do not add up to the document they were cut from ({length - len(known)} of "
+            f"{length} characters are missing, or a node's text was changed). Hand over all chunks of a document "
+            "together, unchanged: put LateChunkingNodeParser(embed_model=...) into the pipeline instead of "
+            "embedding its nodes in parts or behind transformations that edit text"
+        )
+    return context
+
+
+def _shared_metadata(nodes: Sequence[BaseNode]) -> str:
+    """Render what all chunks of a document have in common, as LlamaIndex renders a node's metadata."""
+    first = nodes[0]
+    shared = {
+        key: value
+        for key, value in first.metadata.items()
+        if all(
+            key in node.metadata
+            and node.metadata[key] == value
+            and key not in node.excluded_embed_metadata_keys  # type: ignore[attr-defined]
+            for node in nodes
+        )
+    }
+    copy = first.model_copy(update={"metadata": shared})
+    rendered = copy.get_metadata_str(mode=MetadataMode.EMBED)
+    return f"{rendered}\n\n" if rendered else ""

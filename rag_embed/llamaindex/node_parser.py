@@ -1,0 +1,260 @@
+"""A node parser that knows where its chunks stand."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import uuid
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import llama_index.core
+from llama_index.core.base.embeddings.base import BaseEmbedding
+from llama_index.core.node_parser import HierarchicalNodeParser, NodeParser, SentenceSplitter
+from llama_index.core.node_parser.loading import all_node_parsers
+from llama_index.core.schema import BaseNode, Document, MetadataMode, NodeRelationship, RelatedNodeInfo, TextNode
+from llama_index.core.utils import get_tqdm_iterable
+from pydantic import Field, SerializeAsAny, field_validator, model_validator
+
+from rag_embed.errors import AlignmentError, InputError
+from rag_embed.llamaindex.embedding import ContextualEmbedding
+from rag_embed.spans import CharSpan, align_chunks
+from rag_embed.stamp import STAMP_KEY, ChunkStamp, hash_text
+
+# LlamaIndex's splitters unpickle a tiktoken tokenizer in worker processes, which downloads its table unless this
+# variable is set; offline the pool then waits for ever. The table ships with llama-index-core.
+os.environ.setdefault(
+    "TIKTOKEN_CACHE_DIR", str(Path(llama_index.core.__file__).parent / "_static" / "tiktoken_cache")
+)
+
+_ID_NAMESPACE = uuid.UUID("6f1c1d8e-6a55-5c0e-9d3e-52a1f7b0c9aa")
+_CONTEXT_SEPARATOR = "\n\n"
+
+
+class LateChunkingNodeParser(NodeParser):
+    """Wraps any node parser; its chunks keep the exact place they have in their document.
+
+    Every node gets `start_char_idx` and `end_char_idx` such that the document's text at that span is the node's
+    text, an id that depends on nothing but document id, position and text, and a stamp from which
+    `ContextualEmbedding` rebuilds the document. Chunks that are nothing but white space make no node, as an
+    index leaves them out too.
+
+    Attributes:
+        node_parser: Decides where to cut; by default LlamaIndex's `SentenceSplitter`.
+        embed_model: If given, nodes leave the parser with their vectors, which indexes and pipelines then keep.
+        context_key: Metadata key whose value joins several documents into one context, such as "file_path" for
+            readers that make one document of each page.
+
+    Raises:
+        AlignmentError: A chunk is not a part of its document, because the inner parser rewrites text.
+        EmptySpanError, EmptyTextError: See `ContextualEmbedding`; only with `embed_model`.
+    """
+
+    node_parser: SerializeAsAny[NodeParser] = Field(default_factory=SentenceSplitter)
+    embed_model: SerializeAsAny[BaseEmbedding] | None = None
+    context_key: str | None = None
+
+    @classmethod
+    def class_name(cls) -> str:
+        """Name the class in serialised form."""
+        return "LateChunkingNodeParser"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _load_parts(cls, fields: dict[str, Any]) -> dict[str, Any]:
+        return {name: _revive(value) for name, value in fields.items() if not _is_serialised_function(value)}
+
+    @field_validator("embed_model", mode="before")
+    @classmethod
+    def _load_embed_model(cls, value: object) -> object:
+        return ContextualEmbedding.from_dict(value) if isinstance(value, dict) else value
+
+    def __getstate__(self) -> dict[str, Any]:
+        # The base class drops what cannot be pickled, from the live object too; callbacks stay in their process.
+        fields = {name: value for name, value in self.__dict__.items() if name != "callback_manager"}
+        return {
+            "__dict__": fields,
+            "__pydantic_fields_set__": self.__pydantic_fields_set__ - {"callback_manager"},
+            "__pydantic_extra__": None,
+            "__pydantic_private__": None,
+        }
+
+    def _parse_nodes(
+        self, nodes: Sequence[BaseNode], show_progress: bool = False, **kwargs: Any
+    ) -> list[BaseNode]:
+        contexts = self._group_by_context(nodes)
+        result: list[BaseNode] = []
+        for documents in get_tqdm_iterable(contexts, show_progress, "Parsing documents"):
+            result += self._parse_context(documents)
+        return list(self.embed_model(result, show_progress=show_progress)) if self.embed_model else result
+
+    async def _aparse_nodes(
+        self, nodes: Sequence[BaseNode], show_progress: bool = False, **kwargs: Any
+    ) -> list[BaseNode]:
+        return await asyncio.to_thread(self._parse_nodes, nodes, show_progress, **kwargs)
+
+    def _postprocess_parsed_nodes(
+        self, nodes: list[BaseNode], parent_doc_map: dict[str, Document]
+    ) -> list[BaseNode]:
+        # The inner parser has done all this (metadata, neighbours); the base class would do it again and replace
+        # the positions by those of the first equal text.
+        return nodes
+
+    def _group_by_context(self, documents: Sequence[BaseNode]) -> list[list[BaseNode]]:
+        if self.context_key is None:
+            return [[document] for document in documents]
+        groups: dict[str, list[BaseNode]] = {}
+        for document in documents:
+            key = document.metadata.get(self.context_key)
+            groups.setdefault(f"id:{document.node_id}" if key is None else f"key:{key}", []).append(document)
+        return list(groups.values())
+
+    def _parse_context(self, documents: Sequence[BaseNode]) -> list[BaseNode]:
+        texts = [document.get_content(metadata_mode=MetadataMode.NONE) for document in documents]
+        context = _CONTEXT_SEPARATOR.join(texts)
+        result: list[BaseNode] = []
+        places: list[tuple[int, CharSpan]] = []
+        offset = 0
+        for document, text in zip(documents, texts, strict=True):
+            nodes = _parse_document(self.node_parser, document)
+            spans = _locate(nodes, text)
+            for node, span in zip(nodes, spans, strict=True):
+                node.text = text[span.start : span.end]
+                node.start_char_idx, node.end_char_idx = span.start, span.end
+                places.append((_depth(node, nodes), CharSpan(span.start + offset, span.end + offset)))
+            _rename(nodes, document)
+            result += nodes
+            offset += len(text) + len(_CONTEXT_SEPARATOR)
+        for node, stamp in zip(result, make_stamps(context, places), strict=True):
+            stamp_node(node, stamp)
+        return result
+
+
+def _is_serialised_function(value: object) -> bool:
+    """Whether a field holds only the name of an id function, which LlamaIndex writes and cannot read."""
+    return isinstance(value, dict) and "id_func_name" in value
+
+
+def _revive(value: object) -> object:
+    """Turn the serialised form of a parser, with parsers inside it, into the parser; leave all else."""
+    if not isinstance(value, dict):
+        return value
+    parts = {key: _revive(part) for key, part in value.items() if not _is_serialised_function(part)}
+    parser_class = all_node_parsers.get(str(value.get("class_name")))
+    if parser_class is None:
+        return parts
+    if parser_class is HierarchicalNodeParser:
+        raise InputError(
+            "a HierarchicalNodeParser does not write down its inner parsers' sizes, so it cannot be read back; "
+            "construct it again instead of loading it from_dict"
+        )
+    parts.pop("class_name")
+    return parser_class(**parts)
+
+
+def make_stamps(context: str, places: Sequence[tuple[int, CharSpan]]) -> list[ChunkStamp]:
+    """Describe chunks so that any one level of them rebuilds the context.
+
+    Args:
+        context: The whole text.
+        places: Level (0 for the coarsest) and span of each chunk.
+
+    Returns:
+        One stamp per chunk in the given order.
+    """
+    context_hash = hash_text(context)
+    stamps: dict[int, ChunkStamp] = {}
+    order = sorted(range(len(places)), key=lambda index: (places[index][0], places[index][1]))
+    for _, members in groupby(order, key=lambda index: places[index][0]):
+        level = list(members)
+        covered = 0
+        for index in level:
+            span = places[index][1]
+            stamps[index] = ChunkStamp(context_hash, span.start, span.end, before=context[covered : span.start])
+            covered = max(covered, span.end)
+        last = max(level, key=lambda index: places[index][1].end)
+        stamps[last] = replace(stamps[last], after=context[covered:])
+    return [stamps[index] for index in range(len(places))]
+
+
+def stamp_node(node: BaseNode, stamp: ChunkStamp) -> None:
+    """Put a stamp into a node's metadata, out of sight of embedding models and LLMs."""
+    node.metadata = {**node.metadata, STAMP_KEY: stamp.to_text()}
+    for name in ("excluded_embed_metadata_keys", "excluded_llm_metadata_keys"):
+        if STAMP_KEY not in (keys := getattr(node, name)):
+            setattr(node, name, [*keys, STAMP_KEY])
+
+
+def _parse_document(parser: NodeParser, document: BaseNode) -> list[TextNode]:
+    """Run the inner parser on one document; blank chunks and copied vectors are left out."""
+    nodes: list[TextNode] = []
+    for node in parser.get_nodes_from_documents([document]):  # type: ignore[list-item]  # as core's __call__ does
+        if not isinstance(node, TextNode):
+            raise InputError(
+                f"{type(parser).__name__} made a {type(node).__name__}; expected text nodes. "
+                "Parse other media in a transformation of their own"
+            )
+        if node.text.strip():
+            node.embedding = None
+            nodes.append(node)
+    return nodes
+
+
+def _parent_id(node: BaseNode) -> str | None:
+    parent = node.relationships.get(NodeRelationship.PARENT)
+    return parent.node_id if isinstance(parent, RelatedNodeInfo) else None
+
+
+def _depth(node: BaseNode, nodes: Sequence[BaseNode]) -> int:
+    """Number of ancestors of a node among its document's nodes."""
+    parents = {other.node_id: _parent_id(other) for other in nodes}
+    depth, current = 0, parents[node.node_id]
+    while current in parents:
+        depth, current = depth + 1, parents[current]
+    return depth
+
+
+def _locate(nodes: Sequence[TextNode], text: str) -> list[CharSpan]:
+    """Align the nodes of a document level by level: children are sought inside their parent."""
+    known = {node.node_id for node in nodes}
+    families: dict[str | None, list[TextNode]] = {}
+    for node in nodes:
+        parent = _parent_id(node)
+        families.setdefault(parent if parent in known else None, []).append(node)
+    spans: dict[str, CharSpan] = {}
+    pending: list[tuple[str | None, CharSpan]] = [(None, CharSpan(0, len(text)))]
+    while pending:
+        parent, outer = pending.pop()
+        family = families.get(parent, [])
+        for node, span in zip(
+            family, align_chunks(text[outer.start : outer.end], [node.text for node in family]), strict=True
+        ):
+            spans[node.node_id] = CharSpan(outer.start + span.start, outer.start + span.end)
+            pending.append((node.node_id, spans[node.node_id]))
+    if len(spans) != len(nodes):
+        raise AlignmentError(
+            f"{len(nodes)} chunks have {len(spans)} different ids or places; expected a tree of parents and children"
+        )
+    return [spans[node.node_id] for node in nodes]
+
+
+def _rename(nodes: Sequence[TextNode], document: BaseNode) -> None:
+    """Give nodes ids that a second run gives again, and carry them into the nodes' relationships."""
+    names = {
+        node.node_id: str(uuid.uuid5(_ID_NAMESPACE, f"{document.node_id}\0{index}\0{node.text}"))
+        for index, node in enumerate(nodes)
+    }
+
+    def renamed(info: RelatedNodeInfo) -> RelatedNodeInfo:
+        # The hash in a relationship was taken before the stamp and would be stale.
+        return info.model_copy(update={"node_id": names[info.node_id], "hash": None}) if info.node_id in names else info
+
+    for node in nodes:
+        node.id_ = names[node.node_id]
+        node.relationships = {
+            kind: [renamed(info) for info in related] if isinstance(related, list) else renamed(related)
+            for kind, related in node.relationships.items()
+        }

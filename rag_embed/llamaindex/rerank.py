@@ -1,0 +1,188 @@
+"""A LlamaIndex postprocessor that reranks by stored vectors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from jaxtyping import Float
+from llama_index.core.callbacks import CBEventType, EventPayload
+from llama_index.core.instrumentation import get_dispatcher
+from llama_index.core.instrumentation.events.rerank import ReRankEndEvent, ReRankStartEvent
+from llama_index.core.postprocessor.types import BaseNodePostprocessor
+from llama_index.core.schema import BaseNode, MetadataMode, NodeWithScore, QueryBundle
+from llama_index.core.vector_stores.types import BasePydanticVectorStore
+from pydantic import Field, SerializeAsAny, field_validator
+from torch import Tensor
+
+from rag_embed.errors import FingerprintMismatchError, InputError, MissingVectorError, NonFiniteError
+from rag_embed.listwise import as_matrix, cosine_scores, embed_list, fuse_scores, move_to_feedback
+from rag_embed.llamaindex.embedding import ContextualEmbedding
+from rag_embed.prompts import QUERY_IN_CONTEXT
+from rag_embed.stamp import ChunkStamp
+
+dispatcher = get_dispatcher(__name__)
+
+RETRIEVAL_SCORE = "retrieval_score"
+"""Metadata key of a returned node: its score before reranking."""
+SHOWN_TOKENS = "rerank_shown_tokens"
+"""Metadata key of a returned node: how much of it the list prompt held, such as "24/181"; absent if nothing."""
+
+
+class ListwiseRerank(BaseNodePostprocessor):
+    """Rerank candidates by comparing their stored vectors with a better query vector.
+
+    No document is encoded again and no second model is needed: "listwise" runs the embedding model's encoder once
+    over the query and its first candidates, "feedback" not at all.
+
+    Attributes:
+        embed_model: The model that the collection was built with.
+        top_n: Most nodes to return.
+        vector_store: Where to fetch vectors that the candidates do not carry, in one call.
+        method: "listwise" (one forward pass) or "feedback" (Rocchio, none).
+        weight: Share of the new score in the final one, the rest is the first stage's; from 0 to 1.
+        prompt_candidates: How many candidates the list prompt shows; all are reranked.
+        feedback_candidates: How many candidates feedback takes as relevant.
+        feedback_weight: How far feedback moves the query vector towards them.
+
+    Raises:
+        InputError: There is no query.
+        MissingVectorError: Candidates carry no vector and no store has one.
+        FingerprintMismatchError: A candidate's vector was made in another way than `embed_model` makes them.
+        ContextOverflowError: The query leaves no room for the candidates.
+    """
+
+    embed_model: SerializeAsAny[ContextualEmbedding] = Field(default_factory=ContextualEmbedding)
+    top_n: int = Field(default=10, gt=0)
+    vector_store: BasePydanticVectorStore | None = Field(default=None, exclude=True)
+    method: Literal["listwise", "feedback"] = "feedback"
+    weight: float = Field(default=1.0, ge=0, le=1)
+    prompt_candidates: int = Field(default=20, gt=0)
+    feedback_candidates: int = Field(default=3, gt=0)
+    feedback_weight: float = Field(default=0.3, ge=0)
+
+    @classmethod
+    def class_name(cls) -> str:
+        """Name the class in serialised form."""
+        return "ListwiseRerank"
+
+    @field_validator("embed_model", mode="before")
+    @classmethod
+    def _load_embed_model(cls, value: object) -> object:
+        return ContextualEmbedding.from_dict(value) if isinstance(value, dict) else value
+
+    def _postprocess_nodes(
+        self, nodes: list[NodeWithScore], query_bundle: QueryBundle | None = None
+    ) -> list[NodeWithScore]:
+        if query_bundle is None or not query_bundle.query_str.strip():
+            raise InputError("there is no query to rerank by; pass query_bundle or query_str")
+        dispatcher.event(
+            ReRankStartEvent(
+                query=query_bundle, nodes=nodes, top_n=self.top_n, model_name=self.embed_model.model_name
+            )
+        )
+        with self.callback_manager.event(
+            CBEventType.RERANKING,
+            payload={
+                EventPayload.NODES: nodes,
+                EventPayload.MODEL_NAME: self.embed_model.model_name,
+                EventPayload.QUERY_STR: query_bundle.query_str,
+                EventPayload.TOP_K: self.top_n,
+            },
+        ) as event:
+            result = self._rerank(nodes, query_bundle) if nodes else []
+            event.on_end(payload={EventPayload.NODES: result})
+        dispatcher.event(ReRankEndEvent(nodes=result))
+        return result
+
+    def _rerank(self, nodes: list[NodeWithScore], query: QueryBundle) -> list[NodeWithScore]:
+        candidates = sorted(nodes, key=lambda node: -(node.score or 0.0))
+        self._check_fingerprints([candidate.node for candidate in candidates])
+        stored = self._stored_vectors([candidate.node for candidate in candidates])
+        first = self._first_scores(candidates, query, stored)
+        shown: Sequence[str | None] = [None] * len(candidates)
+        if self.method == "listwise":
+            texts = [
+                candidate.node.get_content(metadata_mode=MetadataMode.NONE)
+                for candidate in candidates[: self.prompt_candidates]
+            ]
+            listed = embed_list(self.embed_model.encoder, query.query_str, texts, prompt=QUERY_IN_CONTEXT)
+            vector = listed.vector
+            counts = [f"{s}/{t}" for s, t in zip(listed.shown_tokens, listed.total_tokens, strict=True)]
+            shown = [*counts, *[None] * (len(candidates) - len(counts))]
+        else:
+            vector = move_to_feedback(
+                self._query_vector(query), stored[: self.feedback_candidates], weight=self.feedback_weight
+            )
+        scores = fuse_scores(first, cosine_scores(vector, stored), weight=self.weight)
+        order = scores.argsort(descending=True, stable=True).tolist()[: self.top_n]
+        return [
+            _with_score(candidates[index], float(scores[index]), shown[index]) for index in order
+        ]
+
+    def _first_scores(
+        self, candidates: Sequence[NodeWithScore], query: QueryBundle, stored: Float[Tensor, "candidates dim"]
+    ) -> Float[Tensor, "candidates"]:
+        """The first stage's scores; where it gave none, the cosine with the query vector."""
+        scores = [candidate.score for candidate in candidates]
+        if any(score is None for score in scores):
+            return cosine_scores(self._query_vector(query), stored)
+        return as_matrix([[score] for score in scores if score is not None])[:, 0]
+
+    def _query_vector(self, query: QueryBundle) -> Float[Tensor, "dim"]:
+        """The query vector that the retriever left in the bundle, or a new one."""
+        if query.embedding is not None:
+            return as_matrix([query.embedding])[0]
+        return self.embed_model.embed_query(query.query_str)
+
+    def _check_fingerprints(self, nodes: Sequence[BaseNode]) -> None:
+        own = self.embed_model.fingerprint()
+        for node in nodes:
+            stamp = ChunkStamp.from_metadata(node.metadata)
+            if stamp is not None and stamp.fingerprint not in {own, None}:
+                raise FingerprintMismatchError(
+                    f"node {node.node_id!r} has a vector of {stamp.fingerprint!r}; this reranker makes {own!r}. "
+                    "Rerank with the embed_model that the collection was built with"
+                )
+
+    def _stored_vectors(self, nodes: Sequence[BaseNode]) -> Float[Tensor, "candidates dim"]:
+        vectors = {node.node_id: node.embedding for node in nodes if node.embedding is not None}
+        missing = [node.node_id for node in nodes if node.node_id not in vectors]
+        if missing and self.vector_store is not None:
+            found = self.vector_store.get_nodes(node_ids=missing)
+            vectors.update({node.node_id: node.embedding for node in found if node.embedding is not None})
+        if absent := [node_id for node_id in missing if node_id not in vectors]:
+            raise MissingVectorError(
+                f"{len(absent)} of {len(nodes)} candidates come without a vector, the first is {absent[0]!r}; "
+                + (
+                    "pass ListwiseRerank(vector_store=...), or let the store return vectors"
+                    if self.vector_store is None
+                    else "the vector store has none for them: index them again"
+                )
+            )
+        stored = as_matrix([vectors[node.node_id] for node in nodes])
+        if not bool(stored.isfinite().all()):
+            raise NonFiniteError("a stored vector holds NaN or infinity; index the collection again")
+        return stored
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A store holds a connection or a folder lock: it stays in its process, like callbacks.
+        local = {"callback_manager", "vector_store"}
+        return {
+            "__dict__": {name: value for name, value in self.__dict__.items() if name not in local},
+            "__pydantic_fields_set__": self.__pydantic_fields_set__ - local,
+            "__pydantic_extra__": None,
+            "__pydantic_private__": None,
+        }
+
+
+def _with_score(candidate: NodeWithScore, score: float, shown: str | None) -> NodeWithScore:
+    """Copy a candidate with its new score; what was known of the old one goes into the metadata."""
+    added: dict[str, object] = {RETRIEVAL_SCORE: candidate.score}
+    if shown is not None:
+        added[SHOWN_TOKENS] = shown
+    node = candidate.node.model_copy(update={"metadata": {**candidate.node.metadata, **added}})
+    for name in ("excluded_embed_metadata_keys", "excluded_llm_metadata_keys"):
+        keys = getattr(node, name)
+        setattr(node, name, [*keys, *(key for key in added if key not in keys)])
+    return NodeWithScore(node=node, score=score)
