@@ -18,7 +18,7 @@ from llama_index.core.vector_stores.types import (
 )
 
 from rag_embed.errors import UnsupportedQueryError
-from rag_embed.qdrant import QdrantChunkStore, edge_engine
+from rag_embed.qdrant import QdrantChunkStore, edge_indexes
 from rag_embed.qdrant.filters import to_condition
 from tests.qdrant_cases import ask, make_vectors, where
 
@@ -149,7 +149,7 @@ def store(
     place: dict[str, Any] = {"location": ":memory:"} if request.param == "memory" else {"path": folder}
     with pytest.MonkeyPatch.context() as patch, QdrantChunkStore("docs", **place) as opened:
         if request.param == "folder with indexes":
-            patch.setattr(edge_engine, "INDEX_FROM_POINTS", 0)
+            patch.setattr(edge_indexes, "INDEX_FROM_POINTS", 0)
         opened.add(CORPUS)
         yield opened
 

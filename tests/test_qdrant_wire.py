@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import pickle
 import socket
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
+import grpc
 import pytest
 from qdrant_client import models
 
@@ -153,6 +156,77 @@ def test_a_vanished_collection(server: StandIn, store: QdrantChunkStore) -> None
         store.query(ask(nodes[0].embedding))
 
 
+def test_a_document_is_never_absent(server: StandIn, store: QdrantChunkStore) -> None:
+    """New chunks are stored before old ones go, and a crash in between is completed by doing it again."""
+    store.add(make_nodes(5))
+    new = make_nodes(3, seed=1, prefix="new")
+    server.requests.clear()
+    server.fail_with(*[Failure(500, only="POST /collections/docs/points/delete")] * 3)
+    with pytest.raises(StoreUnavailableError):
+        store.replace_document("doc", new)
+    writes = [r.split("?")[0] for r in server.requests if "/points" in r]
+    assert writes == ["PUT /collections/docs/points", *["POST /collections/docs/points/delete"] * 3]
+    assert store.count() == 8
+    store.replace_document("doc", new)
+    assert sorted(node.node_id for node in store.get_nodes()) == ["new-0", "new-1", "new-2"]
+
+
+def test_a_collection_made_meanwhile(server: StandIn, store: QdrantChunkStore) -> None:
+    """Two writers find no collection: the later one takes what the earlier one made, if it suits."""
+    describe = server.get_exists
+    answers = iter([{"exists": False}])
+    with QdrantChunkStore("docs", url=server.url, retry=FAST) as late:
+        store.add(make_nodes(2, fingerprint="A"))
+        server.get_exists = lambda name, body: next(answers, None) or describe(name, body)
+        late.add(make_nodes(2, fingerprint="A", prefix="late"))
+        assert (
+            len(server.sent("PUT /collections/docs")) == 1 + 2 + 1 + 1 + 1
+        )  # create, index twice, add; both late
+        answers = iter([{"exists": False}])
+        with pytest.raises(StoreError, match="made by 'A'; what is added has fingerprint 'B'"):
+            late.add(make_nodes(2, fingerprint="B"))
+    assert store.count() == 4
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+@pytest.mark.parametrize(
+    ("code", "attempts", "expected"),
+    [
+        (grpc.StatusCode.UNAVAILABLE, 3, "answered 503"),
+        (grpc.StatusCode.RESOURCE_EXHAUSTED, 3, "answered 429"),
+        (grpc.StatusCode.INVALID_ARGUMENT, 1, r"refused the request \(400\): made to fail"),
+        (grpc.StatusCode.UNAUTHENTICATED, 1, r"refused the credentials \(401\)"),
+        (grpc.StatusCode.NOT_FOUND, 1, r"does not have it \(404\)"),
+    ],
+)
+def test_failures_over_grpc(code: grpc.StatusCode, attempts: int, expected: str, is_async: bool) -> None:
+    calls: list[str] = []
+
+    class Failing(grpc.GenericRpcHandler):
+        def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler:
+            calls.append(details.method)
+            return grpc.unary_unary_rpc_method_handler(lambda _, context: context.abort(code, "made to fail"))
+
+    grpc_server = grpc.server(ThreadPoolExecutor(2), handlers=[Failing()])
+    port = grpc_server.add_insecure_port("127.0.0.1:0")
+    grpc_server.start()
+    options = {"prefer_grpc": True, "client_options": {"grpc_port": port}, "retry": FAST}
+
+    async def acount(store: QdrantChunkStore) -> None:
+        async with store:
+            await store.acount()
+
+    try:
+        with (
+            QdrantChunkStore("docs", url="http://127.0.0.1:1", **options) as store,
+            pytest.raises(StoreError, match=expected),
+        ):
+            asyncio.run(acount(store)) if is_async else store.count()
+        assert calls == ["/qdrant.Collections/CollectionExists"] * attempts
+    finally:
+        grpc_server.stop(None).wait()
+
+
 def test_indexes_come_before_points(server: StandIn) -> None:
     with QdrantChunkStore(
         "docs", url=server.url, tenant_key="owner", payload_indexes={"page": "integer"}
@@ -223,8 +297,6 @@ def test_a_collection_of_a_later_version(server: StandIn, store: QdrantChunkStor
 
 
 def test_pickled_stores_reach_the_same_collection(server: StandIn) -> None:
-    import pickle
-
     with QdrantChunkStore("docs", url=server.url, api_key="k", return_vectors=True) as store:
         store.add(make_nodes(2))
         with pickle.loads(pickle.dumps(store)) as copy:

@@ -114,7 +114,7 @@ class ClientEngine:
         await self._call(lambda: self.client.delete(self._collection_name, selector, wait=True))
 
     async def flush(self) -> None:
-        """Do nothing: a server's writes are on disk when they return, and memory has none."""
+        """Do nothing: a server sees to that itself, and memory has no disk."""
 
     async def retrieve(self, ids: Sequence[PointId], vector_name: str) -> list[StoredPoint]:
         """Fetch the vectors of those of the points that exist."""

@@ -11,7 +11,6 @@ from llama_index.core.schema import BaseNode
 from llama_index.core.vector_stores.types import (
     MetadataFilters,
     VectorStoreQuery,
-    VectorStoreQueryMode,
     VectorStoreQueryResult,
 )
 from qdrant_client import models
@@ -21,18 +20,17 @@ from rag_embed.errors import (
     InputError,
     MissingVectorError,
     StoreError,
-    UnsupportedQueryError,
 )
 from rag_embed.qdrant.filters import all_of, has_node_ids, is_of_documents, to_condition, to_path
 from rag_embed.qdrant.points import (
     NO_DOCUMENT,
     PointBatch,
-    check_vector,
     nodes_to_points,
     point_to_node,
     possible_point_ids,
 )
-from rag_embed.qdrant.port import CollectionInfo, Engine, PointId, Search, StoredPoint
+from rag_embed.qdrant.port import CollectionInfo, Engine, PointId, StoredPoint
+from rag_embed.qdrant.queries import check_query, to_search
 from rag_embed.qdrant.schema import (
     CollectionSchema,
     CollectionSettings,
@@ -45,7 +43,6 @@ from rag_embed.stamp import ChunkStamp
 PAGE = 1_000
 """Points fetched, or ids sent, at once."""
 
-MMR_CANDIDATES_PER_RESULT = 4
 _NEARER_IS_LESS = (models.Distance.EUCLID, models.Distance.MANHATTAN)
 
 
@@ -223,37 +220,14 @@ class Collection:
             with_vectors: Whether the nodes carry their stored vectors.
             options: LlamaIndex's `vector_store_kwargs`: mmr_threshold, mmr_prefetch_k, mmr_prefetch_factor.
         """
-        _check_mode(query.mode)
-        if query.query_embedding is None:
-            raise InputError("the query has no query_embedding; embed the question first")
-        if query.similarity_top_k < 1:
-            raise InputError(f"similarity_top_k is {query.similarity_top_k}; expected at least 1")
-        vector = check_vector(query.query_embedding, "the query vector")
-        condition = all_of(
-            # VectorStoreIndex.as_retriever passes [] for "any node"; an empty list of documents means none.
-            has_node_ids(query.node_ids) if query.node_ids else None,
-            is_of_documents(query.doc_ids) if query.doc_ids is not None else None,
-            to_condition(query.filters),
-        )
+        check_query(query)
         schema = await self._schema(engine)
         if schema is None:
             raise StoreError(
                 f"collection {self._name!r} does not exist in {engine.where}; expected one with chunks. "
                 "Add nodes first, or check collection_name"
             )
-        schema.check_dim(len(vector), "the query vector")
-        diversity, candidates = _mmr(query, options)
-        points = await engine.search(
-            Search(
-                vector=vector,
-                vector_name=schema.vector_name,
-                limit=query.similarity_top_k,
-                condition=condition,
-                with_vector=with_vectors,
-                diversity=diversity,
-                candidates=candidates,
-            )
-        )
+        points = await engine.search(to_search(query, schema, with_vectors=with_vectors, options=options))
         nodes = [point_to_node(point, self._text_key) for point in points]
         sign = -1.0 if schema.distance in _NEARER_IS_LESS else 1.0
         return VectorStoreQueryResult(
@@ -322,37 +296,6 @@ def _check_document(ref_doc_id: str) -> None:
             f"ref_doc_id is {ref_doc_id!r}; expected the id of one document. "
             f"({NO_DOCUMENT!r} is what chunks without a document carry: delete those by delete_nodes)"
         )
-
-
-def _check_mode(mode: VectorStoreQueryMode) -> None:
-    if mode not in (VectorStoreQueryMode.DEFAULT, VectorStoreQueryMode.MMR):
-        raise UnsupportedQueryError(
-            f"query mode {mode.name} ({mode.value!r}) is not supported; expected DEFAULT or MMR, which is "
-            "all that dense vectors can answer. Use one of them, or a store that keeps sparse vectors"
-        )
-
-
-def _mmr(query: VectorStoreQuery, options: Mapping[str, object]) -> tuple[float | None, int]:
-    """Read diversity (None without MMR) and number of candidates, in LlamaIndex's words."""
-    if query.mode != VectorStoreQueryMode.MMR:
-        return None, 0
-    threshold = query.mmr_threshold
-    if threshold is None:
-        threshold = _number(options, "mmr_threshold", 0.5)
-    if not 0.0 <= threshold <= 1.0:
-        raise InputError(f"mmr_threshold is {threshold}; expected 0 (varied) to 1 (relevant)")
-    factor = _number(options, "mmr_prefetch_factor", MMR_CANDIDATES_PER_RESULT)
-    candidates = _number(options, "mmr_prefetch_k", factor * query.similarity_top_k)
-    return 1.0 - threshold, max(int(candidates), query.similarity_top_k)
-
-
-def _number(options: Mapping[str, object], name: str, default: float) -> float:
-    value = options.get(name)
-    if value is None:
-        return default
-    if not isinstance(value, int | float):
-        raise InputError(f"{name} is {value!r}; expected a number")
-    return float(value)
 
 
 def _pages(items: Sequence[PointId] | Sequence[str]) -> list[list[str]]:

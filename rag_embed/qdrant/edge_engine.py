@@ -3,9 +3,6 @@
 Search is exact: without `optimize` the engine builds no graph, and comparing with every vector takes 2 ms at
 20,000 x 384. A graph pays from some 100,000 chunks on, is built only when `optimize` is called, and then in a
 child process, because the engine keeps Python's lock for all of the seconds it takes.
-
-What exact search cannot afford is to read every payload from disk for a filter on a key without an index
-(45 ms there). So the first filter on a key indexes it.
 """
 
 from __future__ import annotations
@@ -14,6 +11,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -29,15 +27,15 @@ from rag_embed.qdrant.port import CollectionInfo, Payload, PointId, Search, Stor
 try:
     import qdrant_edge as edge
 
-    from rag_embed.qdrant import edge_models
+    from rag_embed.qdrant import edge_indexes, edge_models
 except ImportError as error:
     raise MissingExtraError(
         f"path= needs the embedded Qdrant engine, which is not installed ({error}); "
         "pip install 'rag-embed[local]', or pass url= or client="
     ) from error
 
-INDEX_FROM_POINTS = 2_000
-"""Below this a filter reads the payloads in a few milliseconds anyway."""
+FLUSH_EVERY_S = 5.0
+"""The period of a Qdrant server."""
 
 _OPTIMIZE = """
 import sys, qdrant_edge
@@ -46,18 +44,6 @@ shard.optimize()
 shard.flush()
 shard.close()
 """
-
-_FLOAT, _DATETIME = models.PayloadSchemaType.FLOAT, models.PayloadSchemaType.DATETIME
-_WRONG_INDEXES = {
-    frozenset({_FLOAT}): (edge.PayloadSchemaType.Datetime,),
-    frozenset({_DATETIME}): (edge.PayloadSchemaType.Float, edge.PayloadSchemaType.Integer),
-    frozenset({_FLOAT, _DATETIME}): (
-        edge.PayloadSchemaType.Datetime,
-        edge.PayloadSchemaType.Float,
-        edge.PayloadSchemaType.Integer,
-    ),
-}
-"""An index of dates hides numbers under the same key, and the other way round; the others hide nothing."""
 
 _opened: weakref.WeakValueDictionary[Path, EdgeEngine] = weakref.WeakValueDictionary()
 _opening = threading.Lock()
@@ -74,6 +60,7 @@ class EdgeEngine:
         self._lock = threading.RLock()
         self.writing = threading.RLock()
         """Held over the steps of one write; single operations of others come in between."""
+        self._flushed_at = time.monotonic()
         self._folder = EdgeFolder(folder)
         self._release = weakref.finalize(self, self._folder.release)
         try:
@@ -162,9 +149,15 @@ class EdgeEngine:
             shard.update(edge.UpdateOperation.delete_points_by_filter(edge_models.to_edge_filter(condition)))
 
     async def flush(self) -> None:
-        """Bring all that was written to disk; costs tenths of a second, so not for every batch."""
+        """Bring all that was written to disk, unless that was done within the last seconds.
+
+        A flush takes tenths of a second, too long for every small write. A killed process loses nothing by
+        that: the log is the system's by then. Only a power failure may, as on a server.
+        """
         with self._held() as shard:
-            shard.flush()
+            if time.monotonic() - self._flushed_at >= FLUSH_EVERY_S:
+                shard.flush()
+                self._flushed_at = time.monotonic()
 
     async def retrieve(self, ids: Sequence[PointId], vector_name: str) -> list[StoredPoint]:
         """Fetch the vectors of those of the points that exist."""
@@ -200,7 +193,8 @@ class EdgeEngine:
         if search.diversity is not None:
             query = edge.Mmr(search.vector, 1.0 - search.diversity, search.candidates, using=using)
         with self._held() as shard:
-            self._index_keys_of(shard, search.condition)
+            if search.condition is not None:
+                edge_indexes.index_keys(shard, search.condition)
             found = shard.query(
                 edge.QueryRequest(
                     limit=search.limit,
@@ -238,18 +232,6 @@ class EdgeEngine:
 
     def _indexed(self) -> frozenset[str]:
         return frozenset(self._shard.info().payload_schema) if self._shard is not None else frozenset()
-
-    def _index_keys_of(self, shard: edge.EdgeShard, condition: models.Filter | None) -> None:
-        if condition is None or shard.info().points_count < INDEX_FROM_POINTS:
-            return
-        for key, kinds in kinds_by_key(condition).items():
-            index = shard.info().payload_schema.get(key)
-            if index is not None and index.data_type not in _WRONG_INDEXES.get(kinds, ()):
-                continue
-            if index is not None:
-                shard.update(edge.UpdateOperation.delete_field_index(key))
-            if len(kinds) == 1:
-                shard.update(edge_models.to_edge_index(key, *kinds))
 
     @contextmanager
     def _held(self) -> Iterator[edge.EdgeShard]:
@@ -293,33 +275,6 @@ def open_engine(folder: Path) -> EdgeEngine:
             engine = _opened[folder] = EdgeEngine(folder)
         engine.users += 1
         return engine
-
-
-def kinds_by_key(condition: models.Filter) -> dict[str, frozenset[models.PayloadSchemaType]]:
-    """Say for every key that a filter reads which kinds of index would serve it."""
-    kinds: dict[str, frozenset[models.PayloadSchemaType]] = {}
-    for item in _leaves(condition):
-        if isinstance(item, models.IsEmptyCondition):
-            kinds.setdefault(item.is_empty.key, frozenset())
-        elif isinstance(item, models.FieldCondition):
-            kind = models.PayloadSchemaType.KEYWORD
-            if isinstance(item.match, models.MatchText):
-                kind = models.PayloadSchemaType.TEXT
-            elif isinstance(item.range, models.Range):
-                kind = models.PayloadSchemaType.FLOAT
-            elif isinstance(item.range, models.DatetimeRange):
-                kind = models.PayloadSchemaType.DATETIME
-            kinds[item.key] = kinds.get(item.key, frozenset()) | {kind}
-    return {key: found or frozenset({models.PayloadSchemaType.KEYWORD}) for key, found in kinds.items()}
-
-
-def _leaves(condition: models.Filter) -> Iterator[models.Condition]:
-    for group in (condition.must, condition.should, condition.must_not):
-        for item in group if isinstance(group, list) else [group]:
-            if isinstance(item, models.Filter):
-                yield from _leaves(item)
-            elif item is not None:
-                yield item
 
 
 def _select(vector_name: str) -> bool | list[str]:

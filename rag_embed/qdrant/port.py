@@ -113,7 +113,7 @@ class Engine(Protocol):
         """Delete the points that satisfy a condition."""
 
     async def flush(self) -> None:
-        """Bring all that was written to disk, where the engine does not do so with every write."""
+        """End a write: bring it to disk, where the engine does not do so by itself."""
 
     async def retrieve(self, ids: Sequence[PointId], vector_name: str) -> list[StoredPoint]:
         """Fetch the vectors, without payloads, of those of the points that exist; in any order."""

@@ -1,0 +1,105 @@
+"""The life of a store: opening, running one flow at a time or on an event loop, closing, pickling."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from types import TracebackType
+from typing import Any, TypeVar
+
+from typing_extensions import Self
+
+from rag_embed.errors import StoreError
+from rag_embed.qdrant.client_engine import ClientEngine
+from rag_embed.qdrant.collection import Collection
+from rag_embed.qdrant.connect import BlockingEngine, Connection
+from rag_embed.qdrant.port import Engine, run_blocking
+
+T = TypeVar("T")
+Flow = Callable[[Engine], Coroutine[object, None, T]]
+
+
+class StoreLifecycle:
+    """What every store does around its collection; mixed into a pydantic model that has these attributes."""
+
+    collection_name: str
+    _connection: Connection
+    _collection: Collection
+    _is_closed: bool
+
+    def optimize(self) -> None:
+        """Build the search graph of an embedded folder and drop what was deleted; servers do so unasked.
+
+        Worth its seconds to minutes from some 100,000 chunks on. Other calls of this store wait meanwhile.
+        """
+        engine = self._engine()
+        if not isinstance(engine, ClientEngine):
+            engine.optimize()
+
+    def close(self) -> None:
+        """Free the folder or the connections; the store cannot be used afterwards."""
+        self._is_closed = True
+        self._connection.close()
+
+    async def aclose(self) -> None:
+        """Do what `close` does, including the async connections of the running loop."""
+        self._is_closed = True
+        await self._connection.aclose()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    def __getstate__(self) -> dict[str, Any]:
+        if self._connection.is_in_memory or self._connection.client or self._connection.aclient:
+            raise TypeError(
+                f"the store of {self.collection_name!r} cannot be pickled: its data or its client belong to "
+                "this process; expected a store made with url= or path="
+            )
+        return {"__dict__": dict(self.__dict__)}  # the public fields; an api key is among them
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        # BaseComponent would swallow a StoreLockedError and leave a store that does not work.
+        self.__init__(**state["__dict__"])  # type: ignore[misc]
+
+    def _engine(self) -> BlockingEngine:
+        if self._is_closed:
+            raise StoreError(f"the store of {self.collection_name!r} is closed; make another one")
+        return self._connection.blocking()
+
+    def _run(self, flow: Flow[T]) -> T:
+        engine = self._engine()
+        try:
+            return run_blocking(flow(engine))
+        except StoreError:
+            self._collection.forget()
+            raise
+
+    def _write(self, flow: Flow[T]) -> T:
+        with self._engine().writing:
+            return self._run(flow)
+
+    async def _arun(self, flow: Flow[T], *, writes: bool = False) -> T:
+        engine = None if self._is_closed else self._connection.for_loop()
+        if engine is None:
+            return await asyncio.to_thread(self._write if writes else self._run, flow)
+        try:
+            return await flow(engine)
+        except StoreError:
+            self._collection.forget()
+            raise
+
+    async def _awrite(self, flow: Flow[T]) -> T:
+        return await self._arun(flow, writes=True)

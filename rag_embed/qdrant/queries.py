@@ -1,0 +1,97 @@
+"""LlamaIndex queries as searches: checked, translated, or refused."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from llama_index.core.vector_stores.types import VectorStoreQuery, VectorStoreQueryMode
+
+from rag_embed.errors import InputError, UnsupportedQueryError
+from rag_embed.qdrant.filters import all_of, has_node_ids, is_of_documents, to_condition
+from rag_embed.qdrant.points import check_vector
+from rag_embed.qdrant.port import Search
+from rag_embed.qdrant.schema import CollectionSchema
+
+MMR_CANDIDATES_PER_RESULT = 4
+
+
+def check_query(query: VectorStoreQuery) -> None:
+    """Refuse what no collection could answer.
+
+    Raises:
+        UnsupportedQueryError: A mode other than DEFAULT and MMR, or a filter that Qdrant cannot evaluate.
+        InputError: No vector, or no results wanted.
+        NonFiniteError: A vector with NaN or infinity.
+    """
+    _check_mode(query.mode)
+    if query.query_embedding is None:
+        raise InputError("the query has no query_embedding; embed the question first")
+    if query.similarity_top_k < 1:
+        raise InputError(f"similarity_top_k is {query.similarity_top_k}; expected at least 1")
+    check_vector(query.query_embedding, "the query vector")
+    to_condition(query.filters)
+
+
+def to_search(
+    query: VectorStoreQuery, schema: CollectionSchema, *, with_vectors: bool, options: Mapping[str, object]
+) -> Search:
+    """Translate a checked query for a collection.
+
+    Args:
+        query: Mode DEFAULT or MMR, ids, documents, filters and number of results.
+        schema: Of the collection.
+        with_vectors: Whether the results carry their vectors.
+        options: LlamaIndex's `vector_store_kwargs`: mmr_threshold, mmr_prefetch_k, mmr_prefetch_factor.
+
+    Raises:
+        DimensionMismatchError: A vector of another length than the collection's.
+        InputError: Options that are no numbers, or out of range.
+    """
+    vector = check_vector(query.query_embedding or [], "the query vector")
+    schema.check_dim(len(vector), "the query vector")
+    diversity, candidates = _mmr(query, options)
+    return Search(
+        vector=vector,
+        vector_name=schema.vector_name,
+        limit=query.similarity_top_k,
+        condition=all_of(
+            # VectorStoreIndex.as_retriever passes [] for "any node"; an empty list of documents means none.
+            has_node_ids(query.node_ids) if query.node_ids else None,
+            is_of_documents(query.doc_ids) if query.doc_ids is not None else None,
+            to_condition(query.filters),
+        ),
+        with_vector=with_vectors,
+        diversity=diversity,
+        candidates=candidates,
+    )
+
+
+def _check_mode(mode: VectorStoreQueryMode) -> None:
+    if mode not in (VectorStoreQueryMode.DEFAULT, VectorStoreQueryMode.MMR):
+        raise UnsupportedQueryError(
+            f"query mode {mode.name} ({mode.value!r}) is not supported; expected DEFAULT or MMR, which is "
+            "all that dense vectors can answer. Use one of them, or a store that keeps sparse vectors"
+        )
+
+
+def _mmr(query: VectorStoreQuery, options: Mapping[str, object]) -> tuple[float | None, int]:
+    """Read diversity (None without MMR) and number of candidates, in LlamaIndex's words."""
+    if query.mode != VectorStoreQueryMode.MMR:
+        return None, 0
+    threshold = query.mmr_threshold
+    if threshold is None:
+        threshold = _number(options, "mmr_threshold", 0.5)
+    if not 0.0 <= threshold <= 1.0:
+        raise InputError(f"mmr_threshold is {threshold}; expected 0 (varied) to 1 (relevant)")
+    factor = _number(options, "mmr_prefetch_factor", MMR_CANDIDATES_PER_RESULT)
+    candidates = _number(options, "mmr_prefetch_k", factor * query.similarity_top_k)
+    return 1.0 - threshold, max(int(candidates), query.similarity_top_k)
+
+
+def _number(options: Mapping[str, object], name: str, default: float) -> float:
+    value = options.get(name)
+    if value is None:
+        return default
+    if not isinstance(value, int | float):
+        raise InputError(f"{name} is {value!r}; expected a number")
+    return float(value)
