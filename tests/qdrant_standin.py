@@ -77,12 +77,10 @@ class StandIn:
 
     def put_collection(self, name: str, body: bytes) -> Any:
         request = models.CreateCollection.model_validate_json(body)
+        metadata = request.metadata if self.remembers_metadata else None
+        created = self.database.create_collection(name, vectors_config=request.vectors, metadata=metadata)
         self.indexes[name] = {}
-        return self.database.create_collection(
-            name,
-            vectors_config=request.vectors,
-            metadata=request.metadata if self.remembers_metadata else None,
-        )
+        return created
 
     def patch_collection(self, name: str, body: bytes) -> Any:
         request = models.UpdateCollection.model_validate_json(body)
