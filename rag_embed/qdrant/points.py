@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -187,11 +186,12 @@ def _common_fingerprint(nodes: Sequence[BaseNode]) -> str | None:
 
 
 def _payload(node: BaseNode) -> tuple[Payload, int]:
-    """Build a node's payload, and its size as JSON in bytes."""
+    """Build a node's payload, and estimate its size as JSON in bytes."""
     try:
         # Without its embedding: dumping it only to throw it away costs more than all the rest.
         payload: Payload = node_to_metadata_dict(node.model_copy(update={"embedding": None}))
-        return payload, len(json.dumps(payload, ensure_ascii=False, allow_nan=False).encode())
+        # The node as a JSON string holds all its metadata and text; beside it the metadata stand once more.
+        return payload, 2 * len(str(payload["_node_content"]).encode())
     except (TypeError, ValueError) as error:  # among them pydantic's and UnicodeEncodeError
         raise InputError(
             f"node {node.node_id!r} cannot be written as JSON ({error}); expected text without lone "
