@@ -1,8 +1,8 @@
 """The one encoder: tokenises with offsets, batches by token budget, and yields token states.
 
 Texts of a batch are packed one behind the other instead of padded to one length: the linear layers see real
-tokens only, and attention runs text by text (`_attend_within_texts`). So no position is ever computed for nothing,
-there is no mask to get wrong, and a text's states do not depend on its neighbours in the batch.
+tokens only, and attention runs text by text (`_attend_within_texts`). So no position is ever computed for
+nothing, there is no mask to get wrong, and a text's states do not depend on its neighbours in the batch.
 """
 
 from __future__ import annotations
@@ -24,7 +24,12 @@ from transformers.masking_utils import AttentionMaskInterface
 from transformers.modeling_utils import AttentionInterface
 from transformers.utils import logging as transformers_logging
 
-from rag_embed.errors import ContextOverflowError, NonFiniteError, OffsetsUnavailableError, UnsupportedModelError
+from rag_embed.errors import (
+    ContextOverflowError,
+    NonFiniteError,
+    OffsetsUnavailableError,
+    UnsupportedModelError,
+)
 from rag_embed.profiles import EMBEDDED_MODEL, Profile, locate_checkpoint
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
@@ -42,9 +47,9 @@ class Tokens:
         ends: One past its last character.
     """
 
-    ids: Int[np.ndarray, "tokens"]
-    starts: Int[np.ndarray, "tokens"]
-    ends: Int[np.ndarray, "tokens"]
+    ids: Int[np.ndarray, " tokens"]
+    starts: Int[np.ndarray, " tokens"]
+    ends: Int[np.ndarray, " tokens"]
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -113,7 +118,7 @@ class Encoder:
         return result
 
     def encode(
-        self, sequences: Iterable[Int[np.ndarray, "tokens"]]
+        self, sequences: Iterable[Int[np.ndarray, " tokens"]]
     ) -> Iterator[Float[Tensor, "tokens dim"]]:
         """Compute the last-layer states of token sequences, in batches of at most `batch_tokens`.
 
@@ -128,12 +133,13 @@ class Encoder:
             ContextOverflowError: A sequence is longer than `capacity`.
             NonFiniteError: A state is NaN or infinite.
         """
-        batch: list[Int[np.ndarray, "tokens"]] = []
+        batch: list[Int[np.ndarray, " tokens"]] = []
         size = 0
         for ids in sequences:
             if len(ids) > self.capacity:
                 raise ContextOverflowError(
-                    f"{len(ids)} tokens in one sequence; {self.profile.name} reads at most {self.capacity} at once. "
+                    f"{len(ids)} tokens in one sequence; {self.profile.name} reads at most "
+                    f"{self.capacity} at once. "
                     "Split the text into windows first"
                 )
             full = np.concatenate([self.prefix_ids, ids, self.suffix_ids]).astype(np.int64)
@@ -146,19 +152,24 @@ class Encoder:
             yield from self._forward(batch)
 
     @torch.inference_mode()
-    def _forward(self, batch: Sequence[Int[np.ndarray, "tokens"]]) -> list[Float[Tensor, "tokens dim"]]:
+    def _forward(self, batch: Sequence[Int[np.ndarray, " tokens"]]) -> list[Float[Tensor, "tokens dim"]]:
         with self._lock:
             self.token_count += sum(map(len, batch))
-            states = self._forward_packed(batch) if self.profile.is_packable else self._forward_by_length(batch)
+            states = (
+                self._forward_packed(batch) if self.profile.is_packable else self._forward_by_length(batch)
+            )
         # A sum is finite only if all its terms are, and costs less than asking each.
-        if not bool(torch.stack([state.sum() for state in states]).isfinite().all()):
+        if not bool(torch.stack([state.sum(dtype=torch.float32) for state in states]).isfinite().all()):
             raise NonFiniteError(
-                f"{self.profile.name} in {self.dtype} on {self.device} returned NaN or infinite token states; "
+                f"{self.profile.name} in {self.dtype} on {self.device} returned NaN or infinite token "
+                "states; "
                 "expected finite numbers. In float16 this is an overflow: use dtype='float32' or 'bfloat16'"
             )
         return states
 
-    def _forward_packed(self, batch: Sequence[Int[np.ndarray, "tokens"]]) -> list[Float[Tensor, "tokens dim"]]:
+    def _forward_packed(
+        self, batch: Sequence[Int[np.ndarray, " tokens"]]
+    ) -> list[Float[Tensor, "tokens dim"]]:
         lengths = [len(ids) for ids in batch]
         first = self.profile.first_position
         positions = np.concatenate([np.arange(first, first + length) for length in lengths])
@@ -171,13 +182,13 @@ class Encoder:
         return list(output.last_hidden_state[0].split(lengths))
 
     def _forward_by_length(
-        self, batch: Sequence[Int[np.ndarray, "tokens"]]
+        self, batch: Sequence[Int[np.ndarray, " tokens"]]
     ) -> list[Float[Tensor, "tokens dim"]]:
         """One pass per length in the batch: needs neither padding nor a mask, whatever the architecture."""
         order = sorted(range(len(batch)), key=lambda index: len(batch[index]))
         states: dict[int, Float[Tensor, "tokens dim"]] = {}
-        for _, group in groupby(order, key=lambda index: len(batch[index])):
-            members = list(group)
+        for _, same_length in groupby(order, key=lambda index: len(batch[index])):
+            members = list(same_length)
             ids = torch.from_numpy(np.stack([batch[index] for index in members])).to(self.device)
             self.forward_count += 1
             output = self._model(input_ids=ids, attention_mask=torch.ones_like(ids))
@@ -194,19 +205,20 @@ def _attend_within_texts(
     *,
     text_lengths: Sequence[int],
     scaling: float | None = None,
-    **_: object,
+    **_unused: object,
 ) -> tuple[Float[Tensor, "1 tokens heads head_dim"], None]:
     """Full attention inside each of the packed texts; neighbours of one length go through in one call."""
     _, heads, tokens, _ = query.shape
     output = value.new_empty(1, tokens, heads, value.shape[-1])
     start = 0
-    for length, group in groupby(text_lengths):
-        count = len(list(group))
+    for length, same_length in groupby(text_lengths):
+        count = len(list(same_length))
         end = start + count * length
-        texts = (
-            states[0, :, start:end].unflatten(1, (count, length)).transpose(0, 1) for states in (query, key, value)
+        queries, keys, values = (
+            states[0, :, start:end].unflatten(1, (count, length)).transpose(0, 1)
+            for states in (query, key, value)
         )
-        attended = torch.nn.functional.scaled_dot_product_attention(*texts, scale=scaling)
+        attended = torch.nn.functional.scaled_dot_product_attention(queries, keys, values, scale=scaling)
         output[0, start:end].unflatten(0, (count, length)).copy_(attended.transpose(1, 2))
         start = end
     return output, None
@@ -225,7 +237,9 @@ def _load_checkpoint(  # type: ignore[no-untyped-def]  # transformers and tokeni
     transformers_logging.disable_progress_bar()
     transformers_logging.set_verbosity_error()
     try:
-        tokenizer = AutoTokenizer.from_pretrained(profile.folder, local_files_only=True, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(
+            profile.folder, local_files_only=True, trust_remote_code=False
+        )
         model = AutoModel.from_pretrained(
             profile.folder,
             dtype=dtype,
@@ -245,7 +259,8 @@ def _load_checkpoint(  # type: ignore[no-untyped-def]  # transformers and tokeni
             transformers_logging.enable_progress_bar()
     if not tokenizer.is_fast:
         raise OffsetsUnavailableError(
-            f"the tokenizer of {profile.name} is {type(tokenizer).__name__}, which reports no character offsets; "
+            f"the tokenizer of {profile.name} is {type(tokenizer).__name__}, which reports no character "
+            "offsets; "
             "expected a fast tokenizer (tokenizer.json)"
         )
     backend = tokenizer.backend_tokenizer
@@ -269,8 +284,8 @@ def load_encoder(
         model: The embedded model's name, a local folder, or a hub id.
         revision: Commit of the hub repository.
         device: A torch device; by default the accelerator if there is one.
-        dtype: "auto" is what the processor really computes fast: bfloat16 on accelerators and CPUs with native
-            support, else float32.
+        dtype: "auto" is what the processor really computes fast: bfloat16 on accelerators and CPUs with
+            native support, else float32.
         batch_tokens: Most tokens in one forward pass over several texts.
 
     Raises:
@@ -301,8 +316,8 @@ def pick_device() -> str:
 def pick_dtype(device: torch.device) -> torch.dtype:
     """Pick the fastest precision whose range is float32's.
 
-    bfloat16 on a CPU without instructions for it runs a hundred times slower than float32; float16 overflows in
-    several encoders, so it is never picked by itself.
+    bfloat16 on a CPU without instructions for it runs a hundred times slower than float32; float16 overflows
+    in several encoders, so it is never picked by itself.
     """
     if device.type == "cuda":
         is_native = torch.cuda.is_bf16_supported(including_emulation=False)

@@ -1,15 +1,16 @@
 """Late chunking: read the document first, cut it into chunks afterwards.
 
 Günther et al. 2024, "Late Chunking: Contextual Chunk Embeddings Using Long-Context Embedding Models",
-arXiv:2409.04701, algorithm 1 and section 3 ("long late chunking"). Differences: chunks are located by characters,
-straddling tokens are kept, overlap states come from the more central window, special tokens are in no chunk.
+arXiv:2409.04701, algorithm 1 and section 3 ("long late chunking"). Differences: chunks are located by
+characters, straddling tokens are kept, overlap states come from the more central window, special tokens are
+in no chunk.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -25,6 +26,7 @@ from rag_embed.windows import make_windows
 Strategy = Literal["isolated", "late", "blend"]
 
 
+@runtime_checkable
 class TokenEncoder(Protocol):
     """What the algorithms need of an encoder."""
 
@@ -37,7 +39,9 @@ class TokenEncoder(Protocol):
     def capacity(self) -> int: ...  # noqa: D102
     def tokenize(self, text: str) -> Tokens: ...  # noqa: D102
     def tokenize_all(self, texts: Sequence[str]) -> list[Tokens]: ...  # noqa: D102
-    def encode(self, sequences: Iterable[Int[np.ndarray, "tokens"]]) -> Iterator[Float[Tensor, "tokens dim"]]: ...  # noqa: D102
+    def encode(  # noqa: D102
+        self, sequences: Iterable[Int[np.ndarray, " tokens"]]
+    ) -> Iterator[Float[Tensor, "tokens dim"]]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +49,8 @@ class WindowOptions:
     """How a document is cut into forward passes.
 
     Attributes:
-        window_tokens: Most tokens of one pass, head and special tokens included; None is all the model can read.
+        window_tokens: Most tokens of one pass, head and special tokens included; None is all the model can
+            read.
         overlap_tokens: Fewest tokens of the document that neighbouring windows share.
         head_tokens: Most tokens of the context head; a longer head is cut there.
     """
@@ -61,7 +66,7 @@ def embed_late(
     spans: Sequence[CharSpan],
     *,
     head: str = "",
-    options: WindowOptions = WindowOptions(),  # noqa: B008  # frozen
+    options: WindowOptions = WindowOptions(),  # frozen
 ) -> Float[Tensor, "chunks dim"]:
     """Embed the chunks of one document in the document's context.
 
@@ -93,12 +98,12 @@ def embed_isolated(
     encoder: TokenEncoder,
     texts: Sequence[str],
     *,
-    options: WindowOptions = WindowOptions(),  # noqa: B008  # frozen
+    options: WindowOptions = WindowOptions(),  # frozen
 ) -> Float[Tensor, "chunks dim"]:
     """Embed each text alone, as everybody does: the mean over all its tokens, special tokens included.
 
-    A text that is longer than the model reads is not cut: it is read in windows like a document, and its vector
-    is the mean over its own tokens.
+    A text that is longer than the model reads is not cut: it is read in windows like a document, and its
+    vector is the mean over its own tokens.
 
     Args:
         encoder: Gives token states.
@@ -111,11 +116,11 @@ def embed_isolated(
     tokenized = encoder.tokenize_all(texts)
     fits = [len(tokens) <= encoder.capacity for tokens in tokenized]
     states = encoder.encode(tokens.ids for tokens, does_fit in zip(tokenized, fits, strict=True) if does_fit)
-    whole = TokenSpan(0, 1)
+    no_head = np.array([], dtype=np.int64)
     vectors = [
         next(states).float().mean(dim=0).cpu()
         if does_fit
-        else _pool_windows(encoder, tokens, [TokenSpan(whole.start, len(tokens))], np.array([]), options)[0]
+        else _pool_windows(encoder, tokens, [TokenSpan(0, len(tokens))], no_head, options)[0]
         for tokens, does_fit in zip(tokenized, fits, strict=True)
     ]
     return normalise(torch.stack(vectors)) if vectors else torch.empty(0, encoder.dim)
@@ -130,7 +135,7 @@ def embed_chunks(
     alpha: float = 0.5,
     isolated_texts: Sequence[str] | None = None,
     head: str = "",
-    options: WindowOptions = WindowOptions(),  # noqa: B008  # frozen
+    options: WindowOptions = WindowOptions(),  # frozen
 ) -> Float[Tensor, "chunks dim"]:
     """Embed the chunks of one document by any strategy.
 
@@ -170,10 +175,10 @@ def _pool_windows(
     encoder: TokenEncoder,
     tokens: Tokens,
     token_spans: Sequence[TokenSpan],
-    head_ids: Int[np.ndarray, "head"],
+    head_ids: Int[np.ndarray, " head"],
     options: WindowOptions,
 ) -> Float[Tensor, "chunks dim"]:
-    """Average each chunk's token states over the windows that own them; holds one batch of states at a time."""
+    """Average each chunk's token states over the windows that own them, one batch of states at a time."""
     capacity = _window_capacity(encoder, options) - len(head_ids)
     windows = make_windows(len(tokens), capacity=capacity, overlap=min(options.overlap_tokens, capacity // 2))
     sequences = (np.concatenate([head_ids, tokens.ids[w.start : w.end]]).astype(np.int64) for w in windows)
@@ -192,13 +197,14 @@ def _window_capacity(encoder: TokenEncoder, options: WindowOptions) -> int:
     special_count = len(encoder.prefix_ids) + len(encoder.suffix_ids)
     if not special_count < options.window_tokens <= encoder.capacity + special_count:
         raise InputError(
-            f"windows of {options.window_tokens} tokens; expected more than the {special_count} special tokens and "
+            f"windows of {options.window_tokens} tokens; expected more than the {special_count} special "
+            "tokens and "
             f"at most the {encoder.capacity + special_count} that the model reads"
         )
     return options.window_tokens - special_count
 
 
-def _head_ids(encoder: TokenEncoder, head: str, options: WindowOptions) -> Int[np.ndarray, "head"]:
+def _head_ids(encoder: TokenEncoder, head: str, options: WindowOptions) -> Int[np.ndarray, " head"]:
     """Tokens of the context head; never more than half a window, which belongs to the document."""
     if not head:
         return np.array([], dtype=np.int64)

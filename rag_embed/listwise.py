@@ -3,11 +3,12 @@
 Two ways to a better query vector, both compared with the stored chunk vectors by cosine:
 
 * the list vector: query and candidates go through the encoder once, as one prompt. E2Rank, Liu et al. 2025,
-  "E2Rank: Your Text Embedding can Also be an Effective and Efficient Listwise Reranker", section 3. Differences:
-  any encoder and prompt, mean pooling, candidates cut visibly where the context is too short, and a share of the
-  first stage's score.
-* feedback: the query vector moved towards the best candidates' vectors, without any forward pass. Rocchio 1971,
-  "Relevance feedback in information retrieval", with the first stage's top as the relevant set and no negative part.
+  "E2Rank: Your Text Embedding can Also be an Effective and Efficient Listwise Reranker", section 3.
+  Differences: any encoder and prompt, mean pooling, candidates cut visibly where the context is too short,
+  and a share of the first stage's score.
+* feedback: the query vector moved towards the best candidates' vectors, without any forward pass. Rocchio
+  1971, "Relevance feedback in information retrieval", with the first stage's top as the relevant set and no
+  negative part.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ class ListVector:
         total_tokens: For each candidate, how many it has.
     """
 
-    vector: Float[Tensor, "dim"]
+    vector: Float[Tensor, " dim"]
     shown_tokens: tuple[int, ...]
     total_tokens: tuple[int, ...]
 
@@ -53,8 +54,8 @@ def embed_list(
         prompt: How they are put into one sequence.
 
     Returns:
-        The list vector, and how much of each candidate fitted: when the context is short all candidates are cut
-        to one common length, so short ones stay whole.
+        The list vector, and how much of each candidate fitted: when the context is short all candidates are
+        cut to one common length, so short ones stay whole.
 
     Raises:
         EmptyTextError: The query has no token.
@@ -94,7 +95,8 @@ def _common_limit(lengths: Sequence[int], room: int) -> int:
     """Largest limit under which texts of these lengths fit into the room together."""
     if room < len(lengths):
         raise ContextOverflowError(
-            f"the query and the prompt leave room for {max(room, 0)} tokens of {len(lengths)} candidates; expected "
+            f"the query and the prompt leave room for {max(room, 0)} tokens of {len(lengths)} candidates; "
+            "expected "
             "at least one each. Shorten the query, or show the model fewer candidates"
         )
     remaining = room
@@ -106,16 +108,16 @@ def _common_limit(lengths: Sequence[int], room: int) -> int:
 
 
 def move_to_feedback(
-    query_vector: Float[Tensor, "dim"], feedback: Float[Tensor, "candidates dim"], *, weight: float
-) -> Float[Tensor, "dim"]:
+    query_vector: Float[Tensor, " dim"], feedback: Float[Tensor, "candidates dim"], *, weight: float
+) -> Float[Tensor, " dim"]:
     """Move a query vector towards the mean of the vectors taken as relevant: unit(q + weight * mean)."""
     moved = normalise(query_vector[None]) + weight * normalise(feedback).mean(dim=0)
     return normalise(moved)[0]
 
 
 def cosine_scores(
-    vector: Float[Tensor, "dim"], stored: Float[Tensor, "candidates dim"]
-) -> Float[Tensor, "candidates"]:
+    vector: Float[Tensor, " dim"], stored: Float[Tensor, "candidates stored_dim"]
+) -> Float[Tensor, " candidates"]:
     """Cosine of one vector with each stored one."""
     if vector.shape[0] != stored.shape[1]:
         raise InputError(
@@ -126,12 +128,12 @@ def cosine_scores(
 
 
 def fuse_scores(
-    first: Float[Tensor, "candidates"], second: Float[Tensor, "candidates"], *, weight: float
-) -> Float[Tensor, "candidates"]:
+    first: Float[Tensor, " candidates"], second: Float[Tensor, " candidates"], *, weight: float
+) -> Float[Tensor, " candidates"]:
     """Mix two scores of the same candidates, `weight` parts of the second.
 
-    The second is put on the first's scale beforehand (mean and standard deviation over the candidates), so that
-    the weight means the same whatever the first stage's scores are, and the result reads like them.
+    The second is put on the first's scale beforehand (mean and standard deviation over the candidates), so
+    that the weight means the same whatever the first stage's scores are, and the result reads like them.
     """
     spread = second.std(unbiased=False)
     if len(first) < 2 or spread == 0:
@@ -146,7 +148,7 @@ def as_matrix(vectors: Sequence[Sequence[float]]) -> Float[Tensor, "candidates d
     Raises:
         InputError: They differ in length.
     """
-    sizes: Int[np.ndarray, "candidates"] = np.array([len(vector) for vector in vectors])
+    sizes: Int[np.ndarray, " candidates"] = np.array([len(vector) for vector in vectors])
     if len(set(sizes.tolist())) > 1:
         raise InputError(f"stored vectors have {sorted(set(sizes.tolist()))} dimensions; expected one size")
     return torch.tensor(vectors, dtype=torch.float32)

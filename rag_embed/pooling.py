@@ -49,12 +49,14 @@ class SpanPool:
         """One vector per chunk in the given order, float32 on the CPU, not normalised.
 
         Raises:
-            InputError: States of some tokens were never added.
+            InputError: States of some tokens were never added, or twice.
         """
-        if not torch.equal(self._counts, self._ends - self._starts):
+        missing = self._ends - self._starts - self._counts
+        if missing.any():
             raise InputError(
-                f"states of {int((self._ends - self._starts - self._counts).sum())} tokens are missing; "
-                "add every window of the document before taking the means"
+                f"states of {int(missing.clamp(min=0).sum())} tokens are missing and of "
+                f"{int(-missing.clamp(max=0).sum())} were added twice; add every window of the document once "
+                "before taking the means"
             )
         return self._sums / self._counts[:, None]
 
@@ -88,11 +90,11 @@ def normalise(vectors: Float[Tensor, "chunks dim"]) -> Float[Tensor, "chunks dim
     Raises:
         NonFiniteError: A vector holds NaN or infinity, or has no length.
     """
-    lengths = vectors.norm(dim=1, keepdim=True)
+    lengths: Tensor = torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
     if bad := (~lengths.isfinite() | (lengths == 0)).flatten().nonzero().flatten().tolist():
         raise NonFiniteError(
-            f"vectors {bad[:10]} of {len(vectors)} are not finite or have no length; expected finite numbers. "
-            "In float16 this is usually an overflow: load the model with dtype='float32'"
+            f"vectors {bad[:10]} of {len(vectors)} are not finite or have no length; expected finite "
+            "numbers. In float16 this is usually an overflow: load the model with dtype='float32'"
         )
     return vectors / lengths
 

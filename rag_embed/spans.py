@@ -1,14 +1,15 @@
 """Where chunks and tokens stand in a text: the one place that turns one kind of position into the other.
 
-Everything is addressed by character spans of the original text. A splitter only hands over texts, so its chunks
-are first located in their document (`align_chunks`); the tokenizer's offset mapping then says which tokens each
-span holds (`align_tokens`). Tokens are never counted per chunk: a chunk tokenised alone has other tokens than the
-same characters inside their document, and one surplus token would shift every later border.
+Everything is addressed by character spans of the original text. A splitter only hands over texts, so its
+chunks are first located in their document (`align_chunks`); the tokenizer's offset mapping then says which
+tokens each span holds (`align_tokens`). Tokens are never counted per chunk: a chunk tokenised alone has
+other tokens than the same characters inside their document, and one surplus token would shift every later
+border.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +17,7 @@ from jaxtyping import Int
 
 from rag_embed.errors import AlignmentError, EmptySpanError, SpanOutOfRangeError
 
-Offsets = Int[np.ndarray, "tokens"]
+Offsets = Int[np.ndarray, " tokens"]
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -29,7 +30,8 @@ class CharSpan:
     def __post_init__(self) -> None:
         if not 0 <= self.start <= self.end:
             raise SpanOutOfRangeError(
-                f"character span [{self.start}, {self.end}) is negative or reversed; expected 0 <= start <= end"
+                f"character span [{self.start}, {self.end}) is negative or reversed; expected 0 <= start "
+                "<= end"
             )
 
 
@@ -48,8 +50,9 @@ def align_chunks(text: str, chunks: Sequence[str]) -> list[CharSpan]:
     """Locate the chunks of any splitter in their document.
 
     Chunks are compared without white space, because splitters strip and re-join it, and may leave gaps or
-    overlap. Each is sought first where its predecessor ended, then inside the predecessor, then further on; a
-    choice that leaves a later chunk without a place is taken back, so that repeated text cannot mislead it.
+    overlap. Each is sought first where its predecessor ended, then reaching back into the predecessor, then
+    behind a gap, and last inside the predecessor; never where a later chunk would be left without a place, so
+    that repeated text cannot mislead it. The time grows with the text and the chunks, not with their product.
 
     Args:
         text: The document.
@@ -60,75 +63,87 @@ def align_chunks(text: str, chunks: Sequence[str]) -> list[CharSpan]:
         chunk wherever the document has the chunk's own white space, else but for white space.
 
     Raises:
-        AlignmentError: A chunk is blank, or not a part of the document.
+        AlignmentError: A chunk is blank, or not a part of the document, or starts before its predecessor.
     """
     positions = [i for i, char in enumerate(text) if not char.isspace()]
     squeezed = "".join([text[i] for i in positions])
     needles = ["".join(chunk.split()) for chunk in chunks]
-    hint = 0
     for index, needle in enumerate(needles):
         if not needle:
             raise AlignmentError(
                 f"chunk {index} of {len(chunks)} is blank and stands nowhere; remove blank chunks first"
             )
-        hit = squeezed.find(needle, hint)
-        hint = squeezed.find(needle) if hit < 0 else hit
-        if hint < 0:
-            raise AlignmentError(
-                f"chunk {index} of {len(chunks)} is not a part of its document: {chunks[index][:80]!r}. "
-                "Use a splitter that keeps the document's words, or index without late chunking"
-            )
-    starts = _place_in_order(squeezed, needles)
-    return [
-        _with_outer_blanks(text, chunk, positions[start], positions[start + len(needle) - 1] + 1)
-        for chunk, needle, start in zip(chunks, needles, starts, strict=True)
-    ]
+    spans: list[CharSpan] = []
+    for chunk, needle, start in zip(chunks, needles, _place_in_order(squeezed, needles, chunks), strict=True):
+        earliest = spans[-1].start if spans else 0
+        first, last = positions[start], positions[start + len(needle) - 1]
+        spans.append(_with_outer_blanks(text, chunk, first, last + 1, earliest))
+    return spans
 
 
-def _place_in_order(text: str, needles: Sequence[str]) -> list[int]:
-    """Depth-first search for non-decreasing starts; remembers dead ends, so each place is tried once."""
+def _place_in_order(text: str, needles: Sequence[str], chunks: Sequence[str]) -> list[int]:
+    """Give each needle the likeliest start that leaves a place for all later ones."""
+    backwards = text[::-1]  # str.rfind is quadratic on periodic text, str.find is not
+    latest: list[int] = []
+    for index in range(len(needles) - 1, -1, -1):
+        bound = _find_last(backwards, needles[index], 0, latest[-1] if latest else len(text))
+        if bound < 0:
+            raise _cannot_place(text, needles, chunks, index)
+        latest.append(bound)
     starts: list[int] = []
-    branches: list[Iterator[int]] = []
-    dead: set[tuple[int, int]] = set()
-    while len(starts) < len(needles):
-        index = len(starts)
-        if len(branches) == index:
-            after = (starts[-1], starts[-1] + len(needles[index - 1])) if starts else (0, 0)
-            branches.append(_candidates(text, needles[index], *after))
-        start = next((s for s in branches[-1] if (index, s) not in dead), None)
-        if start is not None:
-            starts.append(start)
-            continue
-        branches.pop()
-        if not starts:
-            raise AlignmentError(
-                f"{len(needles)} chunks occur in their document, but not in this order; "
-                "hand them over in the order in which they start"
-            )
-        dead.add((index - 1, starts.pop()))
+    previous_start = previous_end = 0
+    for needle, bound in zip(needles, reversed(latest), strict=True):
+        previous_start = _likeliest_start(text, backwards, needle, previous_start, previous_end, bound)
+        previous_end = previous_start + len(needle)
+        starts.append(previous_start)
     return starts
 
 
-def _candidates(text: str, needle: str, previous_start: int, previous_end: int) -> Iterator[int]:
-    """Possible starts, likeliest first: adjoining, overlapping as little as possible, behind a gap."""
-    if text.startswith(needle, previous_end):
-        yield previous_end
-    stop = previous_end + len(needle) - 1
-    while (start := text.rfind(needle, previous_start, stop)) >= 0:
-        yield start
-        stop = start + len(needle) - 1
-    start = previous_end
-    while (start := text.find(needle, start + 1)) >= 0:
-        yield start
+def _likeliest_start(
+    text: str, backwards: str, needle: str, previous_start: int, previous_end: int, bound: int
+) -> int:
+    """Choose among the places up to `bound`: adjoining, overlapping, behind a gap."""
+    if previous_end <= bound and text.startswith(needle, previous_end):
+        return previous_end
+    reaching_on = max(previous_start, previous_end - len(needle) + 1)
+    start = _find_last(backwards, needle, reaching_on, min(previous_end - 1, bound))
+    if start < 0:
+        start = text.find(needle, previous_end + 1, bound + len(needle))
+    if start < 0:
+        start = _find_last(backwards, needle, previous_start, min(previous_end - 1, bound))
+    return start
 
 
-def _with_outer_blanks(text: str, chunk: str, start: int, end: int) -> CharSpan:
-    """Widen a span over the white space that the chunk begins and ends with, where the document has it too."""
+def _find_last(backwards: str, needle: str, low: int, high: int) -> int:
+    """Find the last start of a needle from `low` to `high` in a text that is given backwards; -1 if none."""
+    first = max(len(backwards) - high - len(needle), 0)
+    found = backwards.find(needle[::-1], first, len(backwards) - low)
+    return -1 if found < 0 else len(backwards) - found - len(needle)
+
+
+def _cannot_place(text: str, needles: Sequence[str], chunks: Sequence[str], index: int) -> AlignmentError:
+    for missing, needle in enumerate(needles):
+        if needle not in text:
+            return AlignmentError(
+                f"chunk {missing} of {len(chunks)} is not a part of its document: {chunks[missing][:80]!r}. "
+                "Use a splitter that keeps the document's words, or index without late chunking"
+            )
+    return AlignmentError(
+        f"chunk {index} of {len(chunks)}, {chunks[index][:80]!r}, occurs in its document, but only behind "
+        "the "
+        f"start of chunk {index + 1}; hand the chunks over in the order in which they start"
+    )
+
+
+def _with_outer_blanks(text: str, chunk: str, start: int, end: int, earliest: int) -> CharSpan:
+    """Widen a span over the white space that the chunk begins and ends with, if the document has it."""
     lead = len(chunk) - len(chunk.lstrip())
     trail = len(chunk) - len(chunk.rstrip())
-    if text.startswith(chunk[:lead], max(start - lead, 0)) and text.startswith(chunk[len(chunk) - trail :], end):
-        return CharSpan(max(start - lead, 0), end + trail)
-    return CharSpan(start, end)
+    if start - lead < earliest or not text.startswith(chunk[:lead], start - lead):
+        lead = 0
+    if not text.startswith(chunk[len(chunk) - trail :], end):
+        trail = 0
+    return CharSpan(start - lead, end + trail)
 
 
 def align_tokens(text: str, starts: Offsets, ends: Offsets, spans: Sequence[CharSpan]) -> list[TokenSpan]:
@@ -163,7 +178,7 @@ def align_tokens(text: str, starts: Offsets, ends: Offsets, spans: Sequence[Char
     result, empty = [], []
     for index, span in enumerate(spans):
         first, last = np.searchsorted(doubled_middles, (2 * span.start, 2 * span.end), side="right")
-        if first == last:
+        if first == last and span.start < span.end:
             first = np.searchsorted(ends, span.start, side="right")
             last = np.searchsorted(starts, span.end, side="left")
         if first >= last:
@@ -173,7 +188,8 @@ def align_tokens(text: str, starts: Offsets, ends: Offsets, spans: Sequence[Char
         first_empty = spans[empty[0]]
         raise EmptySpanError(
             f"{len(empty)} of {len(spans)} chunks hold no token; the first is chunk {empty[0]}, "
-            f"{text[first_empty.start : first_empty.end][:40]!r}. Leave out chunks that the tokenizer sees nothing in",
+            f"{text[first_empty.start : first_empty.end][:40]!r}. Leave out chunks that the tokenizer "
+            "sees nothing in",
             indices=tuple(empty),
         )
     return result

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from math import ceil
 
 from rag_embed.errors import InputError
@@ -28,9 +29,9 @@ class Window:
 def make_windows(token_count: int, *, capacity: int, overlap: int) -> list[Window]:
     """Cover a document with the fewest windows, all of one size, each token owned by exactly one.
 
-    A token is owned by the window in which it is most central, that is, farthest from the nearer of the two cut
-    edges; the document's own beginning and end are no cuts. Between two windows that is the middle of their
-    overlap. Equal sizes keep the last window from being a stump without context.
+    A token is owned by the window in which it is most central, that is, farthest from the nearer of the two
+    cut edges; the document's own beginning and end are no cuts. Between two windows that is the middle of
+    their overlap. Equal sizes keep the last window from being a stump without context.
 
     Args:
         token_count: Tokens of the document, without special tokens.
@@ -43,7 +44,8 @@ def make_windows(token_count: int, *, capacity: int, overlap: int) -> list[Windo
     Raises:
         InputError: The capacity is not positive, or the overlap is negative or above half of it.
 
-    Source: Günther et al. 2024, arXiv:2409.04701, "long late chunking". Differs in: the overlap's states come from
+    Source: Günther et al. 2024, arXiv:2409.04701, "long late chunking". Differs in: the overlap's states
+    come from
         the more central window instead of the earlier, and the windows share one size.
     """
     if capacity < 1 or not 0 <= overlap <= capacity // 2:
@@ -59,8 +61,6 @@ def make_windows(token_count: int, *, capacity: int, overlap: int) -> list[Windo
     size = ceil((token_count + (count - 1) * overlap) / count)
     starts = [i * (token_count - size) // (count - 1) for i in range(count)]
     # From this token on the later of two neighbours is the more central; on a tie the earlier keeps it.
-    borders = [0, *((start + size + later - 1) // 2 + 1 for start, later in zip(starts, starts[1:])), token_count]
-    return [
-        Window(start, start + size, own_start, own_end)
-        for start, own_start, own_end in zip(starts, borders, borders[1:])
-    ]
+    middles = [(start + size + later - 1) // 2 + 1 for start, later in pairwise(starts)]
+    owned = pairwise([0, *middles, token_count])
+    return [Window(start, start + size, *range_) for start, range_ in zip(starts, owned, strict=True)]

@@ -39,9 +39,9 @@ _VECTOR_REVISION = 1
 class ContextualEmbedding(BaseEmbedding):
     """Embeds each chunk with its document's context, by one encoder that rerankers and parsers share.
 
-    As a transformation it takes the nodes of a `LateChunkingNodeParser`, puts their documents together again and
-    fills `node.embedding`. Nodes that already carry a vector of the same fingerprint are left as they are. A
-    string given to `get_text_embedding` is embedded alone: that is all a string can be.
+    As a transformation it takes the nodes of a `LateChunkingNodeParser`, puts their documents together again
+    and fills `node.embedding`. Nodes that already carry a vector of the same fingerprint are left as they
+    are. A string given to `get_text_embedding` is embedded alone: that is all a string can be.
 
     Attributes:
         model: The embedded encoder, a local folder, or a hub id.
@@ -86,7 +86,8 @@ class ContextualEmbedding(BaseEmbedding):
     def _check(self) -> Self:
         if self.embeddings_cache is not None:
             raise InputError(
-                "embeddings_cache keys vectors by text alone, so queries, chunks and contexts would share them; "
+                "embeddings_cache keys vectors by text alone, so queries, chunks and contexts would "
+                "share them; "
                 "use the cache of an IngestionPipeline, which sees the chunk's document"
             )
         self.__dict__["model_name"] = self.model
@@ -116,8 +117,8 @@ class ContextualEmbedding(BaseEmbedding):
     def fingerprint(self) -> str:
         """Name the vector space: everything that changes a vector by more than rounding.
 
-        Device, batch size and an automatic dtype are left out, so that an index built on one machine can be used
-        on another.
+        Device, batch size and an automatic dtype are left out, so that an index built on one machine can be
+        used on another.
         """
         profile = self.profile
         options = self.model_dump(
@@ -141,8 +142,8 @@ class ContextualEmbedding(BaseEmbedding):
         """Fill the vectors of nodes, document by document.
 
         Args:
-            nodes: Chunks of a `LateChunkingNodeParser`; all chunks of a document (or of one level of it) must be
-                among them. With strategy "isolated" any nodes.
+            nodes: Chunks of a `LateChunkingNodeParser`; all chunks of a document (or of one level of it)
+                must be among them. With strategy "isolated" any nodes.
             **kwargs: `show_progress` as LlamaIndex passes it.
 
         Returns:
@@ -160,7 +161,8 @@ class ContextualEmbedding(BaseEmbedding):
         if unstamped and self.strategy != "isolated":
             raise AlignmentError(
                 f"{len(unstamped)} of {len(nodes)} nodes carry no stamp of their document, the first is "
-                f"{unstamped[0].node_id!r}; parse with LateChunkingNodeParser(node_parser=...) before embedding, or "
+                f"{unstamped[0].node_id!r}; parse with LateChunkingNodeParser(node_parser=...) before "
+                "embedding, or "
                 "use strategy='isolated'"
             )
         pending = [
@@ -181,7 +183,10 @@ class ContextualEmbedding(BaseEmbedding):
 
     def _embed_context(self, members: Sequence[tuple[BaseNode, ChunkStamp]], fingerprint: str) -> None:
         """Embed the chunks of one context and put vector and fingerprint on their nodes."""
-        text = _rebuild([node.get_content(metadata_mode=MetadataMode.NONE) for node, _ in members], [s for _, s in members])
+        text = _rebuild(
+            [node.get_content(metadata_mode=MetadataMode.NONE) for node, _ in members],
+            [s for _, s in members],
+        )
         texts = [node.get_content(metadata_mode=MetadataMode.EMBED) for node, _ in members]
         payload = self.to_payload()
         dispatcher.event(EmbeddingStartEvent(model_dict=payload))
@@ -189,7 +194,10 @@ class ContextualEmbedding(BaseEmbedding):
             CBEventType.EMBEDDING, payload={EventPayload.SERIALIZED: payload}
         ) as event:
             vectors = self._embed_spans(
-                text, [CharSpan(s.start, s.end) for _, s in members], texts, _shared_metadata([n for n, _ in members])
+                text,
+                [CharSpan(s.start, s.end) for _, s in members],
+                texts,
+                _shared_metadata([n for n, _ in members]),
             )
             embeddings = vectors.tolist()
             event.on_end(payload={EventPayload.CHUNKS: texts, EventPayload.EMBEDDINGS: embeddings})
@@ -215,20 +223,23 @@ class ContextualEmbedding(BaseEmbedding):
                 options=self._window_options,
             )
         except (EmptySpanError, EmptyTextError) as error:
-            # Characters that the tokenizer drops, such as a zero-width space alone, have no state in any context.
+            # Characters that the tokenizer drops, such as a zero-width space alone, have no state in any
+            # context.
             empty = set(error.indices) if isinstance(error, EmptySpanError) else set(range(len(spans)))
             logger.warning("%d chunks without a token are embedded alone: %s", len(empty), error)
         result = torch.empty(len(spans), self.encoder.dim)
         result[sorted(empty)] = self._embed_texts([texts[index] for index in sorted(empty)])
         if rest := [index for index in range(len(spans)) if index not in empty]:
-            result[rest] = self._embed_spans(text, [spans[i] for i in rest], [texts[i] for i in rest], metadata)
+            result[rest] = self._embed_spans(
+                text, [spans[i] for i in rest], [texts[i] for i in rest], metadata
+            )
         return result
 
     def _embed_texts(self, texts: Sequence[str]) -> Float[Tensor, "texts dim"]:
         prefix = self._prefix("document")
         return embed_isolated(self.encoder, [prefix + text for text in texts], options=self._window_options)
 
-    def embed_query(self, query: str) -> Float[Tensor, "dim"]:
+    def embed_query(self, query: str) -> Float[Tensor, dim]:
         """Embed a query, with the query prefix.
 
         Raises:
@@ -290,7 +301,8 @@ def _rebuild(texts: Sequence[str], stamps: Sequence[ChunkStamp]) -> str:
     if len(known) != length or hash_text(context) != stamps[0].context:
         raise AlignmentError(
             f"{len(texts)} nodes do not add up to the document they were cut from ({length - len(known)} of "
-            f"{length} characters are missing, or a node's text was changed). Hand over all chunks of a document "
+            f"{length} characters are missing, or a node's text was changed). Hand over all chunks of a "
+            "document "
             "together, unchanged: put LateChunkingNodeParser(embed_model=...) into the pipeline instead of "
             "embedding its nodes in parts or behind transformations that edit text"
         )
@@ -306,7 +318,7 @@ def _shared_metadata(nodes: Sequence[BaseNode]) -> str:
         if all(
             key in node.metadata
             and node.metadata[key] == value
-            and key not in node.excluded_embed_metadata_keys  # type: ignore[attr-defined]
+            and key not in node.excluded_embed_metadata_keys
             for node in nodes
         )
     }

@@ -15,7 +15,14 @@ import llama_index.core
 from llama_index.core.base.embeddings.base import BaseEmbedding
 from llama_index.core.node_parser import HierarchicalNodeParser, NodeParser, SentenceSplitter
 from llama_index.core.node_parser.loading import all_node_parsers
-from llama_index.core.schema import BaseNode, Document, MetadataMode, NodeRelationship, RelatedNodeInfo, TextNode
+from llama_index.core.schema import (
+    BaseNode,
+    Document,
+    MetadataMode,
+    NodeRelationship,
+    RelatedNodeInfo,
+    TextNode,
+)
 from llama_index.core.utils import get_tqdm_iterable
 from pydantic import Field, SerializeAsAny, field_validator, model_validator
 
@@ -24,8 +31,8 @@ from rag_embed.llamaindex.embedding import ContextualEmbedding
 from rag_embed.spans import CharSpan, align_chunks
 from rag_embed.stamp import STAMP_KEY, ChunkStamp, hash_text
 
-# LlamaIndex's splitters unpickle a tiktoken tokenizer in worker processes, which downloads its table unless this
-# variable is set; offline the pool then waits for ever. The table ships with llama-index-core.
+# LlamaIndex's splitters unpickle a tiktoken tokenizer in worker processes, which downloads its table unless
+# this variable is set; offline the pool then waits for ever. The table ships with llama-index-core.
 os.environ.setdefault(
     "TIKTOKEN_CACHE_DIR", str(Path(llama_index.core.__file__).parent / "_static" / "tiktoken_cache")
 )
@@ -37,16 +44,17 @@ _CONTEXT_SEPARATOR = "\n\n"
 class LateChunkingNodeParser(NodeParser):
     """Wraps any node parser; its chunks keep the exact place they have in their document.
 
-    Every node gets `start_char_idx` and `end_char_idx` such that the document's text at that span is the node's
-    text, an id that depends on nothing but document id, position and text, and a stamp from which
+    Every node gets `start_char_idx` and `end_char_idx` such that the document's text at that span is the
+    node's text, an id that depends on nothing but document id, position and text, and a stamp from which
     `ContextualEmbedding` rebuilds the document. Chunks that are nothing but white space make no node, as an
     index leaves them out too.
 
     Attributes:
         node_parser: Decides where to cut; by default LlamaIndex's `SentenceSplitter`.
-        embed_model: If given, nodes leave the parser with their vectors, which indexes and pipelines then keep.
-        context_key: Metadata key whose value joins several documents into one context, such as "file_path" for
-            readers that make one document of each page.
+        embed_model: If given, nodes leave the parser with their vectors, which indexes and pipelines then
+            keep.
+        context_key: Metadata key whose value joins several documents into one context, such as "file_path"
+            for readers that make one document of each page.
 
     Raises:
         AlignmentError: A chunk is not a part of its document, because the inner parser rewrites text.
@@ -73,7 +81,8 @@ class LateChunkingNodeParser(NodeParser):
         return ContextualEmbedding.from_dict(value) if isinstance(value, dict) else value
 
     def __getstate__(self) -> dict[str, Any]:
-        # The base class drops what cannot be pickled, from the live object too; callbacks stay in their process.
+        # The base class drops what cannot be pickled, from the live object too; callbacks stay in their
+        # process.
         fields = {name: value for name, value in self.__dict__.items() if name != "callback_manager"}
         return {
             "__dict__": fields,
@@ -99,8 +108,8 @@ class LateChunkingNodeParser(NodeParser):
     def _postprocess_parsed_nodes(
         self, nodes: list[BaseNode], parent_doc_map: dict[str, Document]
     ) -> list[BaseNode]:
-        # The inner parser has done all this (metadata, neighbours); the base class would do it again and replace
-        # the positions by those of the first equal text.
+        # The inner parser has done all this (metadata, neighbours); the base class would do it again and
+        # replace the positions by those of the first equal text.
         return nodes
 
     def _group_by_context(self, documents: Sequence[BaseNode]) -> list[list[BaseNode]]:
@@ -115,7 +124,7 @@ class LateChunkingNodeParser(NodeParser):
     def _parse_context(self, documents: Sequence[BaseNode]) -> list[BaseNode]:
         texts = [document.get_content(metadata_mode=MetadataMode.NONE) for document in documents]
         context = _CONTEXT_SEPARATOR.join(texts)
-        result: list[BaseNode] = []
+        result: list[TextNode] = []
         places: list[tuple[int, CharSpan]] = []
         offset = 0
         for document, text in zip(documents, texts, strict=True):
@@ -130,7 +139,7 @@ class LateChunkingNodeParser(NodeParser):
             offset += len(text) + len(_CONTEXT_SEPARATOR)
         for node, stamp in zip(result, make_stamps(context, places), strict=True):
             stamp_node(node, stamp)
-        return result
+        return list(result)
 
 
 def _is_serialised_function(value: object) -> bool:
@@ -148,7 +157,8 @@ def _revive(value: object) -> object:
         return parts
     if parser_class is HierarchicalNodeParser:
         raise InputError(
-            "a HierarchicalNodeParser does not write down its inner parsers' sizes, so it cannot be read back; "
+            "a HierarchicalNodeParser does not write down its inner parsers' sizes, so it cannot be read "
+            "back; "
             "construct it again instead of loading it from_dict"
         )
     parts.pop("class_name")
@@ -173,7 +183,9 @@ def make_stamps(context: str, places: Sequence[tuple[int, CharSpan]]) -> list[Ch
         covered = 0
         for index in level:
             span = places[index][1]
-            stamps[index] = ChunkStamp(context_hash, span.start, span.end, before=context[covered : span.start])
+            stamps[index] = ChunkStamp(
+                context_hash, span.start, span.end, before=context[covered : span.start]
+            )
             covered = max(covered, span.end)
         last = max(level, key=lambda index: places[index][1].end)
         stamps[last] = replace(stamps[last], after=context[covered:])
@@ -236,7 +248,8 @@ def _locate(nodes: Sequence[TextNode], text: str) -> list[CharSpan]:
             pending.append((node.node_id, spans[node.node_id]))
     if len(spans) != len(nodes):
         raise AlignmentError(
-            f"{len(nodes)} chunks have {len(spans)} different ids or places; expected a tree of parents and children"
+            f"{len(nodes)} chunks have {len(spans)} different ids or places; expected a tree of parents "
+            "and children"
         )
     return [spans[node.node_id] for node in nodes]
 
@@ -250,7 +263,11 @@ def _rename(nodes: Sequence[TextNode], document: BaseNode) -> None:
 
     def renamed(info: RelatedNodeInfo) -> RelatedNodeInfo:
         # The hash in a relationship was taken before the stamp and would be stale.
-        return info.model_copy(update={"node_id": names[info.node_id], "hash": None}) if info.node_id in names else info
+        return (
+            info.model_copy(update={"node_id": names[info.node_id], "hash": None})
+            if info.node_id in names
+            else info
+        )
 
     for node in nodes:
         node.id_ = names[node.node_id]

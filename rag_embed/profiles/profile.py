@@ -10,16 +10,18 @@ from pathlib import Path
 
 from rag_embed.errors import UnsupportedModelError
 
-# Architectures whose forward pass uses transformers' attention interface and takes explicit position ids, each
-# checked by a test, so that texts of any lengths share a batch without padding. The value says whether their
-# position ids begin behind the padding id (the RoBERTa family) or at zero.
+# Architectures whose forward pass uses transformers' attention interface and takes explicit position ids,
+# each checked by a test, so that texts of any lengths share a batch without padding. The value says whether
+# their position ids begin behind the padding id (the RoBERTa family) or at zero.
 PACKABLE_ARCHITECTURES: Mapping[str, bool] = {
     "bert": False,
     "roberta": True,
     "xlm-roberta": True,
     "camembert": True,
 }
-_POSITIONS_AFTER_PADDING = frozenset(name for name, after in PACKABLE_ARCHITECTURES.items() if after) | {"mpnet"}
+_POSITIONS_AFTER_PADDING = frozenset(name for name, after in PACKABLE_ARCHITECTURES.items() if after) | {
+    "mpnet"
+}
 _UNBOUNDED = 1_000_000  # tokenizers write 10**30 where they mean "no limit known"
 
 
@@ -61,11 +63,13 @@ def read_profile(folder: Path, *, name: str) -> Profile:
         name: What messages and fingerprints call the model.
 
     Returns:
-        The profile. `max_tokens` is what the position table allows, also where sentence-transformers would cut
+        The profile. `max_tokens` is what the position table allows, also where sentence-transformers would
+        cut
         earlier: nothing is cut here, longer texts are read in windows.
 
     Raises:
-        UnsupportedModelError: A file is missing, the weights are not safetensors, or the pooling is not the mean.
+        UnsupportedModelError: A file is missing, the weights are not safetensors, or the pooling is not the
+        mean.
     """
     config = _read_json(folder / "config.json")
     weights = sorted(folder.glob("*.safetensors"))
@@ -119,11 +123,14 @@ def _require_mean_pooling(folder: Path) -> None:
         kind = str(module.get("type", "")).rsplit(".", 1)[-1]
         if kind == "Pooling":
             pooling = _read_json(folder / str(module["path"]) / "config.json")
-            modes = {key for key, value in pooling.items() if key.startswith("pooling_mode") and value is True}
+            modes = {
+                key for key, value in pooling.items() if key.startswith("pooling_mode") and value is True
+            }
             declared = {str(pooling["pooling_mode"])} if "pooling_mode" in pooling else modes
             if declared - {"mean", "pooling_mode_mean_tokens"}:
                 raise UnsupportedModelError(
-                    f"{folder.name} was trained with pooling {sorted(declared)}; late chunking averages token "
+                    f"{folder.name} was trained with pooling {sorted(declared)}; late chunking averages "
+                    "token "
                     "states and needs a mean-pooled encoder"
                 )
         elif kind not in {"Transformer", "Normalize"}:
@@ -137,7 +144,9 @@ def _read_json(path: Path, default: dict[str, object] | None = None) -> dict[str
     if not path.is_file():
         if default is not None:
             return default
-        raise UnsupportedModelError(f"{path.name} is missing in {path.parent}; expected a whole checkpoint folder")
+        raise UnsupportedModelError(
+            f"{path.name} is missing in {path.parent}; expected a whole checkpoint folder"
+        )
     content = json.loads(path.read_text(encoding="utf-8"))
     if not isinstance(content, dict):
         raise UnsupportedModelError(f"{path} holds {type(content).__name__}; expected a JSON object")

@@ -1,0 +1,123 @@
+"""Find an index again, and the model that it was made with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rag_embed.errors import FingerprintMismatchError, RagEmbedError, StoreError
+from rag_embed.late_chunking import Strategy
+from rag_embed.llamaindex import ContextualEmbedding
+from rag_embed.qdrant import QdrantChunkStore
+from rag_embed.qdrant.edge_folder import collection_folder
+from rag_embed.qdrant.schema import CollectionSchema
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where an index is.
+
+    Attributes:
+        collection: Its name.
+        folder: Of the embedded engine; not used with `url`.
+        url: Of a server.
+        api_key: Of that server.
+    """
+
+    collection: str
+    folder: Path
+    url: str | None = None
+    api_key: str | None = None
+
+    def __str__(self) -> str:
+        return f"collection {self.collection!r} in {self.url or self.folder}"
+
+    def open(self, **options: Any) -> QdrantChunkStore:
+        """Open the store, making the folder if there is none."""
+        if self.url is not None:
+            return QdrantChunkStore(self.collection, url=self.url, api_key=self.api_key, **options)
+        return QdrantChunkStore(self.collection, path=self.folder, **options)
+
+    def open_existing(self, **options: Any) -> tuple[QdrantChunkStore, CollectionSchema] | None:
+        """Open the store and read its schema; None, and nothing made, if there is no collection."""
+        if self.url is None and not collection_folder(self.folder, self.collection).is_dir():
+            return None
+        store = self.open(**options)
+        try:
+            schema = store.info()
+        except BaseException:
+            store.close()
+            raise
+        if schema is None:
+            store.close()
+            return None
+        return store, schema
+
+
+@dataclass(frozen=True, slots=True)
+class ModelOptions:
+    """What the user said about the model; None where nothing was said.
+
+    Attributes:
+        model: The embedded model's name, a folder, or a hub id.
+        strategy: How a chunk is embedded.
+        alpha: Share of the late vector in a blend.
+    """
+
+    model: str | None = None
+    strategy: Strategy | None = None
+    alpha: float | None = None
+
+    def make(self) -> ContextualEmbedding:
+        """Make the model, with defaults for what was not said."""
+        given = {"model": self.model, "strategy": self.strategy, "alpha": self.alpha}
+        return ContextualEmbedding(**{name: value for name, value in given.items() if value is not None})
+
+    def recall(self, schema: CollectionSchema) -> ContextualEmbedding:
+        """Make the model whose fingerprint a collection carries, filling in from there what was not said.
+
+        A fingerprint spells out model and strategy. The weight of a blend is only in its digest: it is found by
+        trying hundredths.
+
+        Raises:
+            FingerprintMismatchError: No options that agree with what was said have that fingerprint.
+        """
+        name, strategy = _read_fingerprint(schema)
+        filled = ModelOptions(self.model or name, self.strategy or strategy, self.alpha)
+        try:
+            model = filled.make()
+            found = model.fingerprint()
+        except RagEmbedError as error:
+            if self.model is not None:
+                raise
+            raise StoreError(
+                f"collection {schema.collection_name!r} was made with a model called {name!r}, which is not found "
+                f"under that name ({error}). Pass --model with its folder"
+            ) from error
+        if found == schema.fingerprint:
+            return model
+        if self.alpha is None and model.strategy == "blend":
+            for hundredths in range(101):
+                other = ModelOptions(filled.model, filled.strategy, hundredths / 100).make()
+                if other.fingerprint() == schema.fingerprint:
+                    return other
+        raise FingerprintMismatchError(
+            f"collection {schema.collection_name!r} stores vectors made by {schema.fingerprint!r}; the model to "
+            f"use has fingerprint {found!r}. Leave out --model, --strategy and --alpha to use what the collection "
+            "was made with, name another --collection, or run `rag-embed index --rebuild` to delete it and index "
+            "again"
+        )
+
+
+def _read_fingerprint(schema: CollectionSchema) -> tuple[str, Strategy]:
+    """Take model and strategy out of "name@digest/strategy/digest"."""
+    parts = (schema.fingerprint or "").rsplit("/", 2)
+    if len(parts) == 3 and "@" in parts[0]:
+        for strategy in ("isolated", "late", "blend"):
+            if parts[1] == strategy:
+                return parts[0].rsplit("@", 1)[0], strategy  # type: ignore[return-value]
+    raise StoreError(
+        f"collection {schema.collection_name!r} carries the fingerprint {schema.fingerprint!r}; expected one that "
+        "this rag-embed wrote. Name another --collection, or run `rag-embed index --rebuild` to replace it"
+    )

@@ -1,0 +1,206 @@
+"""Keep a store in step with documents that come, change and go.
+
+What is in the store is found out by asking the store; there is no second record to lose or to contradict it. A
+document is up to date when the store holds exactly the chunks that parsing gives now, each of them with this
+model's fingerprint. So a document that was written half, in any way, counts as changed, and the next run puts it
+right; parsing is cheap, and only embedding is saved.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+from llama_index.core.schema import BaseNode, Document, MetadataMode
+from llama_index.core.vector_stores.types import FilterOperator, MetadataFilter, MetadataFilters
+
+from rag_embed.errors import InputError
+from rag_embed.llamaindex.embedding import ContextualEmbedding
+from rag_embed.llamaindex.node_parser import LateChunkingNodeParser
+from rag_embed.stamp import STAMP_KEY, ChunkStamp, hash_text
+
+if TYPE_CHECKING:
+    from rag_embed.qdrant import QdrantChunkStore
+
+State = Literal["added", "changed", "unchanged", "removed"]
+
+_DOCUMENT_KEY = "doc_id"
+
+
+@dataclass(frozen=True, slots=True)
+class SyncStep:
+    """One document is done.
+
+    Attributes:
+        document_id: Which.
+        state: What was done.
+        characters: Length of its text; 0 for a removed one.
+    """
+
+    document_id: str
+    state: State
+    characters: int
+
+
+Progress: TypeAlias = Callable[[SyncStep], None]
+
+
+@dataclass(frozen=True, slots=True)
+class SyncReport:
+    """What bringing a store up to date took.
+
+    Attributes:
+        added: Ids of documents of which the store had nothing.
+        changed: Ids of documents of which the store had something else.
+        removed: Ids of documents that are gone.
+        unchanged: Ids of documents that were complete already.
+        chunks: Chunks of all present documents.
+        embedded: Chunks that went through the model.
+    """
+
+    added: tuple[str, ...]
+    changed: tuple[str, ...]
+    removed: tuple[str, ...]
+    unchanged: tuple[str, ...]
+    chunks: int
+    embedded: int
+
+
+class Corpus:
+    """Documents in a store.
+
+    Args:
+        store: Where the chunks are kept.
+        embed_model: Makes the vectors.
+        node_parser: Makes the chunks. With a `context_key`, documents of one context are embedded together again
+            when one of them changes, because each is read in the light of the others.
+    """
+
+    def __init__(
+        self,
+        store: QdrantChunkStore,
+        *,
+        embed_model: ContextualEmbedding,
+        node_parser: LateChunkingNodeParser | None = None,
+    ) -> None:
+        self._store = store
+        self._embed_model = embed_model
+        self._node_parser = node_parser or LateChunkingNodeParser()
+        self._fingerprint = embed_model.fingerprint()
+
+    def sync(
+        self,
+        documents: Sequence[Document],
+        *,
+        scope: MetadataFilters | None = None,
+        progress: Progress | None = None,
+    ) -> SyncReport:
+        """Make the store hold these documents and, in its scope, no others.
+
+        May be interrupted at any point and called again: the final collection is the same.
+
+        Args:
+            documents: With ids that are the same in every run.
+            scope: Which stored documents may be removed when they are not among the given ones; None is all.
+            progress: Called for each document when it is done.
+
+        Raises:
+            InputError: Two documents have one id.
+            FingerprintMismatchError: The store holds vectors made in another way.
+        """
+        self._check(documents)
+        states: dict[str, State] = {}
+        chunk_count = embedded_count = 0
+        for group in self._group_by_context(documents):
+            nodes = self._node_parser.get_nodes_from_documents(group)
+            chunk_count += len(nodes)
+            group_states = self._compare(group, nodes)
+            stale = [document_id for document_id, state in group_states.items() if state != "unchanged"]
+            if stale:
+                self._embed_model(nodes)
+                embedded_count += len(nodes)
+            for document_id in stale:
+                own = [node for node in nodes if node.ref_doc_id == document_id]
+                self._store.replace_document(document_id, own)
+            states.update(group_states)
+            for document in group:
+                _tell(progress, document.node_id, states[document.node_id], len(document.text))
+        for document_id in self._find_gone(list(states), scope):
+            self._store.delete(document_id)
+            states[document_id] = "removed"
+            _tell(progress, document_id, "removed", 0)
+
+        def ids(wanted: State) -> tuple[str, ...]:
+            return tuple(document_id for document_id, state in states.items() if state == wanted)
+
+        return SyncReport(
+            ids("added"), ids("changed"), ids("removed"), ids("unchanged"), chunk_count, embedded_count
+        )
+
+    def _check(self, documents: Sequence[Document]) -> None:
+        counts = Counter(document.node_id for document in documents)
+        if doubles := [document_id for document_id, count in counts.items() if count > 1]:
+            raise InputError(
+                f"{len(doubles)} document ids are given more than once, the first is {doubles[0]!r}; expected one "
+                "id per document, the same in every run"
+            )
+        schema = self._store.info()
+        if schema is not None:
+            schema.check_fingerprint(self._fingerprint, "the model to index with")
+
+    def _group_by_context(self, documents: Sequence[Document]) -> list[list[Document]]:
+        """Group as the parser does, one context after the other."""
+        groups: dict[str, list[Document]] = {}
+        for document in documents:
+            key = self._node_parser.context_key and document.metadata.get(self._node_parser.context_key)
+            groups.setdefault(f"id:{document.node_id}" if key is None else f"key:{key}", []).append(document)
+        return list(groups.values())
+
+    def _compare(self, documents: Sequence[Document], nodes: Sequence[BaseNode]) -> dict[str, State]:
+        """Compare the chunks that each document should have with those that the store has."""
+        ids = [document.node_id for document in documents]
+        expected: dict[str, dict[str, str]] = {document_id: {} for document_id in ids}
+        for node in nodes:
+            expected[str(node.ref_doc_id)][node.node_id] = _digest(node, self._fingerprint)
+        stored: dict[str, dict[str, str]] = {document_id: {} for document_id in ids}
+        for node in self._store.get_nodes(filters=_where(FilterOperator.ANY, ids)):
+            stored[str(node.ref_doc_id)][node.node_id] = _digest(node) if node.embedding else ""
+        return {
+            document_id: "unchanged"
+            if stored[document_id] == expected[document_id]
+            else ("changed" if stored[document_id] else "added")
+            for document_id in ids
+        }
+
+    def _find_gone(self, present: list[str], scope: MetadataFilters | None) -> list[str]:
+        others = _where(FilterOperator.NIN, present)
+        if scope is not None:
+            others.filters.append(scope)
+        return sorted({str(node.ref_doc_id) for node in self._store.get_nodes(filters=others) if node.ref_doc_id})
+
+
+def _where(operator: FilterOperator, ids: list[str]) -> MetadataFilters:
+    return MetadataFilters(filters=[MetadataFilter(key=_DOCUMENT_KEY, operator=operator, value=ids)])
+
+
+def _digest(node: BaseNode, fingerprint: str | None = None) -> str:
+    """Name everything that a chunk's vector depends on, and what is stored beside it.
+
+    Args:
+        node: A stored chunk, or one that is not embedded yet.
+        fingerprint: What the latter's stamp will carry.
+    """
+    metadata = dict(node.metadata)
+    stamp = ChunkStamp.from_metadata(metadata)
+    if stamp is not None and fingerprint is not None:
+        metadata[STAMP_KEY] = replace(stamp, fingerprint=fingerprint).to_text()
+    texts = [node.get_content(metadata_mode=mode) for mode in (MetadataMode.NONE, MetadataMode.EMBED)]
+    return hash_text(json.dumps([texts, metadata], sort_keys=True, default=str))
+
+
+def _tell(progress: Progress | None, document_id: str, state: State, characters: int) -> None:
+    if progress is not None:
+        progress(SyncStep(document_id, state, characters))

@@ -1,0 +1,120 @@
+"""What all tests share: no network, one thread, shapes checked at run time, two encoders loaded once."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TRANSFORMERS_OFFLINE"] = "1"
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import jaxtyping
+import pytest
+
+# Rings 1 and 2 are imported with their shapes checked at every call; users never pay for that.
+SHAPES_CHECKED = [
+    "rag_embed.spans",
+    "rag_embed.windows",
+    "rag_embed.pooling",
+    "rag_embed.prompts",
+    "rag_embed.stamp",
+    "rag_embed.profiles",
+    "rag_embed.encoder",
+    "rag_embed.late_chunking",
+    "rag_embed.listwise",
+]
+_hook = jaxtyping.install_import_hook(SHAPES_CHECKED, "beartype.beartype")
+
+import torch
+
+from tests import reference
+from tests.checkpoints import tiny_bert
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+    from rag_embed.encoder import Encoder
+
+Loaded = tuple["PreTrainedModel", "PreTrainedTokenizerFast"]
+
+_LOCAL_HOSTS = {"localhost", "127.0.0.1", "::1", "", None}
+
+
+def _is_local(host: object) -> bool:
+    if isinstance(host, bytes):
+        host = host.decode()
+    server = urlsplit(os.environ.get("QDRANT_URL", "")).hostname
+    return host in _LOCAL_HOSTS or host == server or str(host).startswith("127.")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _offline() -> Iterator[None]:
+    """Let no test look up or reach anything but this machine (and QDRANT_URL, where it is set)."""
+    connect, connect_ex, getaddrinfo = socket.socket.connect, socket.socket.connect_ex, socket.getaddrinfo
+
+    def check(host: object) -> None:
+        if not _is_local(host):
+            # Not an Exception: no retry and no fallback of the code under test may swallow it.
+            raise pytest.fail.Exception(f"a test tried to reach {host!r}; tests run offline", pytrace=True)
+
+    def guarded_connect(self: socket.socket, address: object) -> None:
+        if isinstance(address, tuple):
+            check(address[0])
+        return connect(self, address)
+
+    def guarded_connect_ex(self: socket.socket, address: object) -> int:
+        if isinstance(address, tuple):
+            check(address[0])
+        return connect_ex(self, address)
+
+    def guarded_getaddrinfo(host: object, *args: object, **options: object) -> object:
+        check(host)
+        return getaddrinfo(host, *args, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(socket.socket, "connect", guarded_connect)
+        patch.setattr(socket.socket, "connect_ex", guarded_connect_ex)
+        patch.setattr(socket, "getaddrinfo", guarded_getaddrinfo)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    """Threads only wait for each other on models this small; on a busy machine for seconds."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint folder: 2 layers, 32 dimensions, 64 positions, random."""
+    return tiny_bert(tmp_path_factory.mktemp("checkpoints") / "tiny_bert")
+
+
+@pytest.fixture(scope="session")
+def tiny_encoder(tiny_folder: Path) -> Encoder:
+    from rag_embed.encoder import load_encoder
+
+    return load_encoder(tiny_folder, device="cpu", dtype="float32")
+
+
+@pytest.fixture(scope="session")
+def tiny_reference(tiny_folder: Path) -> Loaded:
+    return reference.load(tiny_folder)
+
+
+@pytest.fixture(scope="session")
+def minilm() -> Encoder:
+    """The embedded encoder, in float32 on the CPU."""
+    from rag_embed.encoder import load_encoder
+
+    return load_encoder(device="cpu", dtype="float32")
+
+
+@pytest.fixture(scope="session")
+def minilm_reference(minilm: Encoder) -> Loaded:
+    return reference.load(minilm.profile.folder)

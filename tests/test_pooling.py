@@ -1,0 +1,131 @@
+"""Means, unit vectors and blends, against double precision."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rag_embed.errors import EmptySpanError, InputError, NonFiniteError
+from rag_embed.pooling import SpanPool, blend, normalise, pool_spans
+from rag_embed.spans import TokenSpan
+from rag_embed.windows import make_windows
+from tests import reference
+
+DIM = 6
+
+
+@st.composite
+def token_spans(draw: st.DrawFn, token_count: int) -> list[TokenSpan]:
+    edges = st.tuples(st.integers(0, token_count), st.integers(0, token_count)).filter(lambda e: e[0] != e[1])
+    return [TokenSpan(min(edge), max(edge)) for edge in draw(st.lists(edges, min_size=1, max_size=8))]
+
+
+@given(st.integers(1, 200), st.integers(1, 40), st.integers(0, 2**31), st.data())
+@settings(max_examples=80, deadline=None)
+def test_window_by_window_equals_the_whole_equals_double_precision(
+    token_count: int, capacity: int, seed: int, data: st.DataObject
+) -> None:
+    spans = data.draw(token_spans(token_count))
+    overlap = data.draw(st.integers(0, capacity // 2))
+    states = torch.randn(token_count, DIM, generator=torch.Generator().manual_seed(seed))
+    pool = SpanPool(spans, DIM)
+    for window in make_windows(token_count, capacity=capacity, overlap=overlap):
+        pool.add(states[window.own_start : window.own_end], window.own_start)
+    expected = torch.stack([states[span.start : span.end].double().mean(dim=0) for span in spans])
+    whole = pool_spans(states, spans)
+    assert whole.dtype == torch.float32
+    assert (pool.means().double() - expected).abs().max() < 1e-6
+    assert (whole.double() - expected).abs().max() < 1e-6
+
+
+def test_the_order_of_windows_does_not_matter() -> None:
+    states = torch.arange(20.0).reshape(10, 2)
+    pool = SpanPool([TokenSpan(0, 10), TokenSpan(3, 7)], 2)
+    pool.add(states[6:], 6)
+    pool.add(states[:6], 0)
+    assert pool.means().tolist() == [[9.0, 10.0], [9.0, 10.0]]
+
+
+def test_states_in_half_precision_are_summed_in_float32() -> None:
+    # 4096 ones summed in bfloat16 stop at 256.
+    states = torch.ones(4096, 3, dtype=torch.bfloat16)
+    assert pool_spans(states, [TokenSpan(0, 4096)]).tolist() == [[1.0, 1.0, 1.0]]
+
+
+def test_no_spans_no_vectors() -> None:
+    assert pool_spans(torch.ones(3, 2), []).shape == (0, 2)
+    assert normalise(torch.empty(0, 4)).shape == (0, 4)
+
+
+def test_an_empty_span_is_refused() -> None:
+    with pytest.raises(EmptySpanError, match=r"token spans \[1, 2\] are empty; expected at least one") as caught:
+        SpanPool([TokenSpan(0, 2), TokenSpan(2, 2), TokenSpan(3, 2)], DIM)
+    assert caught.value.indices == (1, 2)
+
+
+def test_missing_states_are_refused() -> None:
+    pool = SpanPool([TokenSpan(0, 4), TokenSpan(2, 8)], DIM)
+    pool.add(torch.ones(5, DIM), 0)
+    with pytest.raises(InputError, match="states of 3 tokens are missing and of 0 .* add every window"):
+        pool.means()
+    with pytest.raises(InputError, match="states of 1 tokens are missing"):
+        pool_spans(torch.ones(5, DIM), [TokenSpan(0, 6)])
+
+
+def test_states_that_come_twice_are_refused() -> None:
+    pool = SpanPool([TokenSpan(0, 4)], DIM)
+    pool.add(torch.ones(4, DIM), 0)
+    pool.add(torch.ones(2, DIM), 2)
+    with pytest.raises(InputError, match="0 tokens are missing and of 2 were added twice"):
+        pool.means()
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_vectors_that_are_not_finite_are_refused(bad: float) -> None:
+    vectors = torch.ones(3, 4)
+    vectors[1, 2] = bad
+    with pytest.raises(NonFiniteError, match=r"vectors \[1\] of 3 are not finite or have no length"):
+        normalise(vectors)
+
+
+def test_a_vector_without_length_is_refused() -> None:
+    with pytest.raises(NonFiniteError, match=r"vectors \[0\] of 2 .*dtype='float32'"):
+        normalise(torch.tensor([[0.0, 0.0], [0.0, 1.0]]))
+
+
+@pytest.mark.parametrize("scale", [1e-15, 1.0, 1e15])
+def test_unit_length_at_any_scale(scale: float) -> None:
+    vectors = torch.randn(50, 16, generator=torch.Generator().manual_seed(1)) * scale
+    expected = torch.tensor([reference.unit(vector) for vector in vectors.double().tolist()])
+    assert (normalise(vectors) - expected).abs().max() < 1e-6
+
+
+@given(st.floats(0, 1), st.integers(0, 2**31))
+@settings(max_examples=50, deadline=None)
+def test_blend_equals_the_reference(alpha: float, seed: int) -> None:
+    late, isolated = torch.randn(2, 5, DIM, generator=torch.Generator().manual_seed(seed))
+    found = blend(late, isolated, alpha)
+    expected = [
+        reference.blend(a, b, alpha) for a, b in zip(late.double().tolist(), isolated.double().tolist(), strict=True)
+    ]
+    assert (found - torch.tensor(expected)).abs().max() < 1e-5
+    assert (found.norm(dim=1) - 1).abs().max() < 1e-6
+
+
+def test_a_blend_ends_where_its_parts_begin() -> None:
+    late, isolated = torch.randn(2, 5, DIM, generator=torch.Generator().manual_seed(3))
+    assert (blend(late, isolated, 1.0) - normalise(late)).abs().max() < 1e-6
+    assert (blend(late, isolated, 0.0) - normalise(isolated)).abs().max() < 1e-6
+    # The length of its parts is no weight.
+    assert (blend(late * 100, isolated, 0.3) - blend(late, isolated, 0.3)).abs().max() < 1e-6
+
+
+def test_shapes_are_checked_in_tests() -> None:
+    with pytest.raises(TypeError, match="vectors"):
+        normalise(torch.ones(3))
+    with pytest.raises(TypeError, match="isolated"):
+        blend(torch.ones(3, 2), torch.ones(2, 2), 0.5)
