@@ -1,0 +1,1 @@
+"""Benchmarks: one script per table, results as JSON, rendered into the documentation."""

@@ -1,0 +1,56 @@
+"""Documents that anyone has: the language reference that ships inside CPython."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from itertools import cycle
+from pydoc_data.topics import topics
+
+from llama_index.core.node_parser import SentenceSplitter
+from llama_index.core.schema import BaseNode, Document
+
+from rag_embed import Encoder, LateChunkingNodeParser
+
+CHUNK_SIZES = (64, 96, 128, 192, 256, 384, 500)
+"""Chunk sizes in the model's tokens; each document is cut with the next one."""
+
+
+@dataclass(frozen=True, slots=True)
+class CutDocument:
+    """A document and its chunks."""
+
+    text: str
+    nodes: list[BaseNode]
+
+
+def read_documents(count: int | None = None, *, seed: int = 0) -> list[Document]:
+    """The topics of `pydoc_data`, or a random sample of so many."""
+    names = sorted(topics)
+    if count is not None and count < len(names):
+        names = sorted(random.Random(seed).sample(names, count))
+    return [Document(text=topics[name], doc_id=name) for name in names]
+
+
+def read_text(characters: int) -> str:
+    """So many characters of the topics, over and over."""
+    whole = "\n\n".join(topics[name] for name in sorted(topics))
+    return (whole * (characters // len(whole) + 1))[:characters]
+
+
+def cut_documents(documents: list[Document], encoder: Encoder) -> list[CutDocument]:
+    """Chunk with LlamaIndex's sentence splitter, in sizes that vary from document to document.
+
+    No chunk is too long for the model, so nobody has to truncate, and chunks do not overlap.
+    """
+    result = []
+    for document, size in zip(documents, cycle(CHUNK_SIZES)):
+        splitter = SentenceSplitter(
+            chunk_size=size, chunk_overlap=0, tokenizer=lambda text: encoder.tokenize(text).ids.tolist()
+        )
+        nodes = LateChunkingNodeParser(node_parser=splitter).get_nodes_from_documents([document])
+        longest = max(len(encoder.tokenize(node.get_content())) for node in nodes)
+        if longest > encoder.capacity:
+            raise ValueError(f"a chunk has {longest} tokens, the model reads {encoder.capacity}")
+        result.append(CutDocument(document.text, nodes))
+    return result

@@ -1,0 +1,123 @@
+"""What every result file says of itself: command, commit, model, data, n, interval, machine, date."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
+CACHE = ROOT / "benchmarks" / ".cache"
+QUICK_RESULTS = CACHE / "quick"
+
+
+def make_parser(description: str | None) -> argparse.ArgumentParser:
+    """The options that all scripts share."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--quick", action="store_true", help="tiny inputs; kept apart from the real results")
+    parser.add_argument("--results", type=Path, default=None, help="folder of the result files")
+    return parser
+
+
+def write_report(
+    name: str,
+    options: argparse.Namespace,
+    *,
+    model: str,
+    data: str,
+    n: int,
+    interval: str,
+    results: Mapping[str, object],
+) -> Path:
+    """Write NAME.json; a quick run never overwrites measured results.
+
+    Args:
+        name: The script.
+        options: Parsed with `make_parser`; what differs from the defaults makes the command.
+        model: Which weights, or "none".
+        data: What was measured on.
+        n: How many items the figures are averages of.
+        interval: What the intervals in the results mean.
+        results: The figures.
+
+    Returns:
+        The file.
+    """
+    folder = options.results or (QUICK_RESULTS if options.quick else RESULTS)
+    folder.mkdir(parents=True, exist_ok=True)
+    content = {
+        "name": name,
+        "command": _command(name, options),
+        "is_quick": options.quick,
+        "date": datetime.now(timezone.utc).date().isoformat(),
+        "commit": _commit(),
+        "model": model,
+        "data": data,
+        "n": n,
+        "interval": interval,
+        "machine": describe_machine(),
+        "results": results,
+    }
+    path: Path = folder / f"{name}.json"
+    path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    print(f"{name}: written ({'quick' if options.quick else 'full'} run)")
+    return path
+
+
+def describe_machine() -> dict[str, object]:
+    """The machine without its name or address."""
+    import torch
+
+    return {
+        "cpu": _cpu_model(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "accelerator": torch.cuda.get_device_name(0) if torch.cuda.is_available() else None,
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "load_average": round(os.getloadavg()[0], 1),
+    }
+
+
+def _cpu_model() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return _output_of("sysctl", "-n", "machdep.cpu.brand_string") or platform.processor()
+    fields = dict(line.replace("\t", "").split(":", 1) for line in lines if ":" in line)
+    model, family = fields.get("model name", platform.machine()), fields.get("cpu family", "?")
+    return f"{model.strip()} (family {family.strip()})"
+
+
+def _command(name: str, options: argparse.Namespace) -> str:
+    words = [f"python -m benchmarks.{name}"]
+    for key, value in vars(options).items():
+        if key == "results" or value is None or value is False:
+            continue
+        flag = "--" + key.replace("_", "-")
+        values = value if isinstance(value, Sequence) and not isinstance(value, str) else [value]
+        words.append(flag if value is True else " ".join([flag, *map(str, values)]))
+    return " ".join(words)
+
+
+def _commit() -> str:
+    """Commit of the code measured; "+changes" if the code differs from it."""
+    commit = _output_of("git", "rev-parse", "--short=12", "HEAD") or "unknown"
+    is_changed = _output_of("git", "status", "--porcelain", "--", "rag_embed", ":(glob)benchmarks/*.py")
+    return commit + ("+changes" if is_changed else "")
+
+
+def _output_of(*command: str) -> str:
+    try:
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+    return done.stdout.strip()
