@@ -1,7 +1,7 @@
 """The one encoder: tokenises with offsets, batches by token budget, and yields token states.
 
 Texts of a batch are packed one behind the other instead of padded to one length: the linear layers see real
-tokens only, and attention runs text by text (`_attend_within_texts`). So no position is ever computed for
+tokens only, and attention runs text by text (`checkpoint.py`). So no position is ever computed for
 nothing, there is no mask to get wrong, and a text's states do not depend on its neighbours in the batch.
 """
 
@@ -19,22 +19,12 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from transformers import AutoModel, AutoTokenizer
-from transformers.masking_utils import AttentionMaskInterface
-from transformers.modeling_utils import AttentionInterface
-from transformers.utils import logging as transformers_logging
 
-from rag_embed.errors import (
-    ContextOverflowError,
-    NonFiniteError,
-    OffsetsUnavailableError,
-    UnsupportedModelError,
-)
+from rag_embed.checkpoint import load_checkpoint
+from rag_embed.errors import ContextOverflowError, NonFiniteError
 from rag_embed.profiles import EMBEDDED_MODEL, Profile, locate_checkpoint
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
-
-_PACKED = "rag_embed_packed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +69,7 @@ class Encoder:
         self.forward_count = 0
         self.token_count = 0
         self._lock = threading.Lock()
-        self._model, self._tokenizer = _load_checkpoint(profile, device, dtype)
+        self._model, self._tokenizer = load_checkpoint(profile, device, dtype)
         probe = self._tokenizer.encode("a", add_special_tokens=True)
         first = probe.special_tokens_mask.index(0)
         last = len(probe.ids) - probe.special_tokens_mask[::-1].index(0)
@@ -196,80 +186,6 @@ class Encoder:
         return [states[index] for index in range(len(batch))]
 
 
-def _attend_within_texts(
-    module: torch.nn.Module,
-    query: Float[Tensor, "1 heads tokens head_dim"],
-    key: Float[Tensor, "1 heads tokens head_dim"],
-    value: Float[Tensor, "1 heads tokens head_dim"],
-    attention_mask: Tensor | None,
-    *,
-    text_lengths: Sequence[int],
-    scaling: float | None = None,
-    **_unused: object,
-) -> tuple[Float[Tensor, "1 tokens heads head_dim"], None]:
-    """Full attention inside each of the packed texts; neighbours of one length go through in one call."""
-    _, heads, tokens, _ = query.shape
-    output = value.new_empty(1, tokens, heads, value.shape[-1])
-    start = 0
-    for length, same_length in groupby(text_lengths):
-        count = len(list(same_length))
-        end = start + count * length
-        queries, keys, values = (
-            states[0, :, start:end].unflatten(1, (count, length)).transpose(0, 1)
-            for states in (query, key, value)
-        )
-        attended = torch.nn.functional.scaled_dot_product_attention(queries, keys, values, scale=scaling)
-        output[0, start:end].unflatten(0, (count, length)).copy_(attended.transpose(1, 2))
-        start = end
-    return output, None
-
-
-AttentionInterface.register(_PACKED, _attend_within_texts)
-AttentionMaskInterface.register(_PACKED, lambda *_, **__: None)
-
-
-def _load_checkpoint(  # type: ignore[no-untyped-def]  # transformers and tokenizers are not typed
-    profile: Profile, device: torch.device, dtype: torch.dtype
-):
-    """Load model and tokenizer from local files: safetensors only, no remote code, nothing printed."""
-    had_progress_bar = transformers_logging.is_progress_bar_enabled()
-    verbosity = transformers_logging.get_verbosity()
-    transformers_logging.disable_progress_bar()
-    transformers_logging.set_verbosity_error()
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(
-            profile.folder, local_files_only=True, trust_remote_code=False
-        )
-        model = AutoModel.from_pretrained(
-            profile.folder,
-            dtype=dtype,
-            attn_implementation=_PACKED if profile.is_packable else "sdpa",
-            local_files_only=True,
-            trust_remote_code=False,
-            use_safetensors=True,
-        )
-    except (OSError, ValueError, KeyError) as error:
-        raise UnsupportedModelError(
-            f"{profile.name} could not be loaded from {profile.folder}: {error}. Expected a checkpoint whose "
-            "architecture transformers knows by itself; remote code is not run"
-        ) from error
-    finally:
-        transformers_logging.set_verbosity(verbosity)
-        if had_progress_bar:
-            transformers_logging.enable_progress_bar()
-    if not tokenizer.is_fast:
-        raise OffsetsUnavailableError(
-            f"the tokenizer of {profile.name} is {type(tokenizer).__name__}, which reports no character "
-            "offsets; "
-            "expected a fast tokenizer (tokenizer.json)"
-        )
-    backend = tokenizer.backend_tokenizer
-    backend.no_truncation()
-    backend.no_padding()
-    backend.encode_special_tokens = True
-    return model.eval().to(device), backend
-
-
 def load_encoder(
     model: str | Path = EMBEDDED_MODEL,
     *,
@@ -293,18 +209,23 @@ def load_encoder(
         UnsupportedModelError: The checkpoint cannot be loaded, or not used correctly.
         OffsetsUnavailableError: Its tokenizer reports no character offsets.
     """
-    return _load_shared(str(model), revision, device or pick_device(), dtype, batch_tokens)
+    if isinstance(model, Path):
+        model = model.expanduser().resolve()
+    target = torch.device(device or pick_device())
+    precision = pick_dtype(target) if dtype == "auto" else getattr(torch, dtype)
+    with _loading:
+        return _load_shared(str(model), revision, target, precision, batch_tokens)
+
+
+_loading = threading.Lock()
 
 
 @lru_cache(maxsize=4)
-def _load_shared(model: str, revision: str | None, device: str, dtype: Dtype, batch_tokens: int) -> Encoder:
-    target = torch.device(device)
-    return Encoder(
-        locate_checkpoint(model, revision=revision),
-        device=target,
-        dtype=pick_dtype(target) if dtype == "auto" else getattr(torch, dtype),
-        batch_tokens=batch_tokens,
-    )
+def _load_shared(
+    model: str, revision: str | None, device: torch.device, dtype: torch.dtype, batch_tokens: int
+) -> Encoder:
+    profile = locate_checkpoint(model, revision=revision)
+    return Encoder(profile, device=device, dtype=dtype, batch_tokens=batch_tokens)
 
 
 def pick_device() -> str:

@@ -91,26 +91,24 @@ def _place_in_order(text: str, needles: Sequence[str], chunks: Sequence[str]) ->
             raise _cannot_place(text, needles, chunks, index)
         latest.append(bound)
     starts: list[int] = []
-    previous_start = previous_end = 0
+    previous = CharSpan(0, 0)
     for needle, bound in zip(needles, reversed(latest), strict=True):
-        previous_start = _likeliest_start(text, backwards, needle, previous_start, previous_end, bound)
-        previous_end = previous_start + len(needle)
-        starts.append(previous_start)
+        start = _likeliest_start(text, backwards, needle, previous, bound)
+        previous = CharSpan(start, start + len(needle))
+        starts.append(start)
     return starts
 
 
-def _likeliest_start(
-    text: str, backwards: str, needle: str, previous_start: int, previous_end: int, bound: int
-) -> int:
-    """Choose among the places up to `bound`: adjoining, overlapping, behind a gap."""
-    if previous_end <= bound and text.startswith(needle, previous_end):
-        return previous_end
-    reaching_on = max(previous_start, previous_end - len(needle) + 1)
-    start = _find_last(backwards, needle, reaching_on, min(previous_end - 1, bound))
+def _likeliest_start(text: str, backwards: str, needle: str, previous: CharSpan, bound: int) -> int:
+    """Choose a start up to `bound`, where there is one: adjoining, overlapping, behind a gap, inside."""
+    if previous.end <= bound and text.startswith(needle, previous.end):
+        return previous.end
+    last_overlap = min(previous.end - 1, bound)
+    start = _find_last(backwards, needle, max(previous.start, previous.end - len(needle) + 1), last_overlap)
     if start < 0:
-        start = text.find(needle, previous_end + 1, bound + len(needle))
+        start = text.find(needle, previous.end + 1, bound + len(needle))
     if start < 0:
-        start = _find_last(backwards, needle, previous_start, min(previous_end - 1, bound))
+        start = _find_last(backwards, needle, previous.start, last_overlap)
     return start
 
 

@@ -24,6 +24,7 @@ SHAPES_CHECKED = [
     "rag_embed.prompts",
     "rag_embed.stamp",
     "rag_embed.profiles",
+    "rag_embed.checkpoint",
     "rag_embed.encoder",
     "rag_embed.late_chunking",
     "rag_embed.listwise",

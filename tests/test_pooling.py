@@ -62,7 +62,9 @@ def test_no_spans_no_vectors() -> None:
 
 
 def test_an_empty_span_is_refused() -> None:
-    with pytest.raises(EmptySpanError, match=r"token spans \[1, 2\] are empty; expected at least one") as caught:
+    with pytest.raises(
+        EmptySpanError, match=r"token spans \[1, 2\] are empty; expected at least one"
+    ) as caught:
         SpanPool([TokenSpan(0, 2), TokenSpan(2, 2), TokenSpan(3, 2)], DIM)
     assert caught.value.indices == (1, 2)
 
@@ -110,7 +112,8 @@ def test_blend_equals_the_reference(alpha: float, seed: int) -> None:
     late, isolated = torch.randn(2, 5, DIM, generator=torch.Generator().manual_seed(seed))
     found = blend(late, isolated, alpha)
     expected = [
-        reference.blend(a, b, alpha) for a, b in zip(late.double().tolist(), isolated.double().tolist(), strict=True)
+        reference.blend(a, b, alpha)
+        for a, b in zip(late.double().tolist(), isolated.double().tolist(), strict=True)
     ]
     assert (found - torch.tensor(expected)).abs().max() < 1e-5
     assert (found.norm(dim=1) - 1).abs().max() < 1e-6

@@ -133,7 +133,9 @@ WORD = "the "
         pytest.param([WORD * 60] * 420, id="overlapping by a sixth"),
         # The chunks before it must all start in the first half, although half of them would fill the text.
         pytest.param([WORD * 2] * 10_000 + [WORD * 15_000 + "end"], id="the last one forces all to give way"),
-        pytest.param([WORD * 200] * 1000 + [WORD * 24_999 + "end"], id="the last one starts at the second word"),
+        pytest.param(
+            [WORD * 200] * 1000 + [WORD * 24_999 + "end"], id="the last one starts at the second word"
+        ),
         pytest.param([WORD * 24_000 + "the"] * 50 + ["end"], id="many long ones"),
     ],
 )
@@ -164,7 +166,10 @@ def test_periodic_text_whose_chunks_do_not_fit_is_refused_soon() -> None:
         ([""], r"chunk 0 of 1 is blank"),
         (["One.", "Three."], r"chunk 1 of 2 is not a part of its document: 'Three\.'\. Use a splitter that"),
         (["One. Two. Two."], r"chunk 0 of 1 is not a part of its document"),
-        (["Two.", "One."], r"chunk 0 of 2, 'Two\.', occurs .* hand the chunks over in the order in which they start"),
+        (
+            ["Two.", "One."],
+            r"chunk 0 of 2, 'Two\.', occurs .* hand the chunks over in the order in which they start",
+        ),
     ],
 )
 def test_chunks_without_a_place_are_refused_with_a_reason(chunks: list[str], message: str) -> None:
@@ -264,7 +269,9 @@ def test_tokens_with_any_offsets_equal_the_reference(text: str, data: st.DataObj
 @settings(max_examples=100, deadline=None)
 def test_a_partition_takes_every_token_and_none_twice(tiny_encoder: Encoder, data: st.DataObject) -> None:
     """Cut at white space, so that no chunk lies inside a token: nothing is lost, nothing counted twice."""
-    words = data.draw(st.lists(st.sampled_from(["berlin", "naïve", "3.14", "東京", "end."]), min_size=1, max_size=12))
+    words = data.draw(
+        st.lists(st.sampled_from(["berlin", "naïve", "3.14", "東京", "end."]), min_size=1, max_size=12)
+    )
     text = " ".join(words)
     borders = [0, *(i for i, char in enumerate(text) if char == " " and data.draw(st.booleans())), len(text)]
     spans = [CharSpan(*border) for border in itertools.pairwise(borders)]
@@ -296,7 +303,9 @@ def test_a_span_beyond_the_text_is_refused() -> None:
 def test_a_chunk_without_tokens_is_refused() -> None:
     message = r"2 of 3 chunks hold no token; the first is chunk 1, '  '\. Leave out chunks"
     with pytest.raises(EmptySpanError, match=message) as caught:
-        align_tokens("a  b", np.array([0, 3]), np.array([1, 4]), [CharSpan(0, 1), CharSpan(1, 3), CharSpan(2, 2)])
+        align_tokens(
+            "a  b", np.array([0, 3]), np.array([1, 4]), [CharSpan(0, 1), CharSpan(1, 3), CharSpan(2, 2)]
+        )
     assert caught.value.indices == (1, 2)
 
 

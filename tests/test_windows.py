@@ -21,7 +21,11 @@ def test_every_small_layout_equals_the_reference() -> None:
     for token_count, capacity in itertools.product(range(1, 34), range(1, 18)):
         for overlap in range(capacity // 2 + 1):
             found = as_tuples(make_windows(token_count, capacity=capacity, overlap=overlap))
-            assert found == reference.windows(token_count, capacity, overlap), (token_count, capacity, overlap)
+            assert found == reference.windows(token_count, capacity, overlap), (
+                token_count,
+                capacity,
+                overlap,
+            )
 
 
 @given(st.integers(1, 2000), st.integers(1, 600), st.data())

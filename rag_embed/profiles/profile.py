@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from rag_embed.errors import UnsupportedModelError
@@ -22,6 +23,7 @@ PACKABLE_ARCHITECTURES: Mapping[str, bool] = {
 _POSITIONS_AFTER_PADDING = frozenset(name for name, after in PACKABLE_ARCHITECTURES.items() if after) | {
     "mpnet"
 }
+_TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "sentencepiece.bpe.model", "spiece.model")
 _UNBOUNDED = 1_000_000  # tokenizers write 10**30 where they mean "no limit known"
 
 
@@ -64,12 +66,11 @@ def read_profile(folder: Path, *, name: str) -> Profile:
 
     Returns:
         The profile. `max_tokens` is what the position table allows, also where sentence-transformers would
-        cut
-        earlier: nothing is cut here, longer texts are read in windows.
+        cut earlier: nothing is cut here, longer texts are read in windows.
 
     Raises:
         UnsupportedModelError: A file is missing, the weights are not safetensors, or the pooling is not the
-        mean.
+            mean.
     """
     config = _read_json(folder / "config.json")
     weights = sorted(folder.glob("*.safetensors"))
@@ -77,6 +78,10 @@ def read_profile(folder: Path, *, name: str) -> Profile:
         raise UnsupportedModelError(
             f"{folder} holds no .safetensors weights; expected model.safetensors. "
             "Convert the checkpoint: other formats can run code when they are loaded"
+        )
+    if not any((folder / file).is_file() for file in _TOKENIZER_FILES):
+        raise UnsupportedModelError(
+            f"{folder} holds no tokenizer; expected tokenizer.json. Without it every word would be unknown"
         )
     _require_mean_pooling(folder)
     tokenizer_config = _read_json(folder / "tokenizer_config.json", default={})
@@ -88,6 +93,11 @@ def read_profile(folder: Path, *, name: str) -> Profile:
         _as_int(config.get("max_position_embeddings"), 512) - first_position,
         _as_int(tokenizer_config.get("model_max_length"), _UNBOUNDED),
     )
+    dim = next((_as_int(config[key], 0) for key in ("hidden_size", "dim", "d_model") if key in config), 0)
+    if dim == 0:
+        raise UnsupportedModelError(
+            f"config.json of {folder.name} names no hidden_size; expected the config of an encoder"
+        )
     prompts = _read_json(folder / "config_sentence_transformers.json", default={}).get("prompts")
     prompts = prompts if isinstance(prompts, dict) else {}
     return Profile(
@@ -95,7 +105,7 @@ def read_profile(folder: Path, *, name: str) -> Profile:
         folder=folder,
         weights_sha256=hash_files(weights),
         architecture=architecture,
-        dim=_as_int(config.get("hidden_size"), 0),
+        dim=dim,
         max_tokens=min(limits),
         first_position=first_position,
         is_packable=architecture in PACKABLE_ARCHITECTURES,
@@ -105,9 +115,20 @@ def read_profile(folder: Path, *, name: str) -> Profile:
 
 
 def hash_files(paths: list[Path]) -> str:
-    """SHA-256 over the files' bytes, one after the other, as hexadecimal digits."""
+    """SHA-256 over the files' bytes, one after the other, as hexadecimal digits.
+
+    Files are read once per process and again only when their size or time has changed: a fingerprint is asked
+    for with every document.
+    """
+    stats = [path.stat() for path in paths]
+    files = zip(paths, stats, strict=True)
+    return _hash_unchanged(tuple((path, stat.st_size, stat.st_mtime_ns) for path, stat in files))
+
+
+@lru_cache(maxsize=32)
+def _hash_unchanged(files: tuple[tuple[Path, int, int], ...]) -> str:
     digest = hashlib.sha256()
-    for path in paths:
+    for path, _, _ in files:
         with path.open("rb") as file:
             while block := file.read(1 << 20):
                 digest.update(block)
@@ -147,7 +168,10 @@ def _read_json(path: Path, default: dict[str, object] | None = None) -> dict[str
         raise UnsupportedModelError(
             f"{path.name} is missing in {path.parent}; expected a whole checkpoint folder"
         )
-    content = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UnsupportedModelError(f"{path} is not JSON: {error}; the checkpoint is damaged") from error
     if not isinstance(content, dict):
         raise UnsupportedModelError(f"{path} holds {type(content).__name__}; expected a JSON object")
     return content
