@@ -40,13 +40,13 @@ check: $(VENV)/.dev  ## Lint, types and tests: what CI runs
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 test: $(VENV)/.dev  ## Run the tests, offline
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 test-all: $(VENV)/.bench  ## Run the slow tests too
-	$(BIN)/python -m pytest -m "slow or not slow"
+	$(BIN)/python -m pytest -n auto --dist loadfile -m "slow or not slow"
 
 bench: $(VENV)/.bench  ## Measure everything and render docs/benchmarks.md
 	$(BIN)/python -m benchmarks
