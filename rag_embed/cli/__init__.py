@@ -1,4 +1,4 @@
-"""The command line, `rag-embed`. Needs the extra `cli`; loads torch only when a command computes something."""
+"""The command line, `rag-embed`. Needs the extra `cli`; torch is loaded only when something is computed."""
 
 from __future__ import annotations
 

@@ -77,8 +77,8 @@ class ModelOptions:
     def recall(self, schema: CollectionSchema) -> ContextualEmbedding:
         """Make the model whose fingerprint a collection carries, filling in from there what was not said.
 
-        A fingerprint spells out model and strategy. The weight of a blend is only in its digest: it is found by
-        trying hundredths.
+        A fingerprint spells out model and strategy. The weight of a blend is only in its digest: it is found
+        by trying hundredths.
 
         Raises:
             FingerprintMismatchError: No options that agree with what was said have that fingerprint.
@@ -92,8 +92,8 @@ class ModelOptions:
             if self.model is not None:
                 raise
             raise StoreError(
-                f"collection {schema.collection_name!r} was made with a model called {name!r}, which is not found "
-                f"under that name ({error}). Pass --model with its folder"
+                f"collection {schema.collection_name!r} was made with a model called {name!r}, which is not "
+                f"found under that name ({error}). Pass --model with its folder"
             ) from error
         if found == schema.fingerprint:
             return model
@@ -103,10 +103,10 @@ class ModelOptions:
                 if other.fingerprint() == schema.fingerprint:
                     return other
         raise FingerprintMismatchError(
-            f"collection {schema.collection_name!r} stores vectors made by {schema.fingerprint!r}; the model to "
-            f"use has fingerprint {found!r}. Leave out --model, --strategy and --alpha to use what the collection "
-            "was made with, name another --collection, or run `rag-embed index --rebuild` to delete it and index "
-            "again"
+            f"collection {schema.collection_name!r} stores vectors made by {schema.fingerprint!r}; "
+            f"this model has fingerprint {found!r}. Leave out --model, --strategy and --alpha to use what the "
+            "collection was made with, name another --collection, or run `rag-embed index --rebuild` to delete "
+            "it and index again"
         )
 
 
@@ -116,8 +116,8 @@ def _read_fingerprint(schema: CollectionSchema) -> tuple[str, Strategy]:
     if len(parts) == 3 and "@" in parts[0]:
         for strategy in ("isolated", "late", "blend"):
             if parts[1] == strategy:
-                return parts[0].rsplit("@", 1)[0], strategy  # type: ignore[return-value]
+                return parts[0].rsplit("@", 1)[0], strategy
     raise StoreError(
-        f"collection {schema.collection_name!r} carries the fingerprint {schema.fingerprint!r}; expected one that "
-        "this rag-embed wrote. Name another --collection, or run `rag-embed index --rebuild` to replace it"
+        f"collection {schema.collection_name!r} carries the fingerprint {schema.fingerprint!r}; expected one "
+        "that this rag-embed wrote. Name another --collection, or run `rag-embed index --rebuild` to replace it"
     )

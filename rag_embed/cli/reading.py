@@ -49,8 +49,8 @@ class Reading:
 def read_folder(folder: Path, *, leave_out: Sequence[Path] = ()) -> Reading:
     """Read all that LlamaIndex's SimpleDirectoryReader can read in a folder and the folders in it.
 
-    A document's id is its path from the folder's name on, "docs/guide/setup.md", so that a moved folder is the
-    same corpus. Hidden files are left out, and binary files that no installed reader understands.
+    A document's id is its path from the folder's name on, "docs/guide/setup.md", so that a moved folder
+    is the same corpus. Hidden files are left out, and binary files that no installed reader understands.
 
     Args:
         folder: Any folder.
@@ -87,7 +87,9 @@ def read_pydoc() -> Reading:
     """Read the language reference that every CPython carries for its `help()`."""
     from pydoc_data.topics import topics
 
-    documents = [_make_document(topics[name], f"{PYDOC_SOURCE}/{name}", PYDOC_SOURCE) for name in sorted(topics)]
+    documents = [
+        _make_document(topics[name], f"{PYDOC_SOURCE}/{name}", PYDOC_SOURCE) for name in sorted(topics)
+    ]
     return Reading(PYDOC_SOURCE, documents, {})
 
 

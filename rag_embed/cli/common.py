@@ -1,0 +1,120 @@
+"""What several commands do: read folders, open an index, make its model."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from rag_embed.cli import options as opt
+from rag_embed.cli.output import Output
+from rag_embed.errors import InputError
+
+if TYPE_CHECKING:
+    from rag_embed.cli.opening import ModelOptions, Place
+    from rag_embed.cli.reading import Reading
+    from rag_embed.cli.searching import Searcher
+    from rag_embed.llamaindex import ContextualEmbedding
+    from rag_embed.qdrant import QdrantChunkStore
+    from rag_embed.qdrant.schema import CollectionSchema
+
+
+def make_place(store: Path, url: str | None, api_key: str | None, collection: str) -> Place:
+    """Say where an index is."""
+    from rag_embed.cli.opening import Place
+
+    return Place(collection, store, url, api_key)
+
+
+def make_model_options(model: str | None, strategy: opt.Strategy | None, alpha: float | None) -> ModelOptions:
+    """Collect what was said about the model."""
+    from rag_embed.cli.opening import ModelOptions
+
+    return ModelOptions(model, strategy.value if strategy else None, alpha)
+
+
+def check_alpha(strategy: opt.Strategy | None, alpha: float | None) -> None:
+    """Refuse a weight that would have no effect."""
+    if alpha is not None and strategy not in {None, opt.Strategy.BLEND}:
+        raise typer.BadParameter(
+            f"--alpha is the share of context in a blend; it means nothing to {strategy.value}"
+        )
+
+
+def model_for(schema: CollectionSchema | None, options: ModelOptions) -> ContextualEmbedding:
+    """Take the model a collection was made with, or a new one for a new collection."""
+    if schema is None or schema.is_open:
+        return options.make()
+    return options.recall(schema)
+
+
+def read_sources(folders: list[Path], pydoc: bool, store: Path, output: Output) -> list[Reading]:
+    """Read folders, and say which files could not be read."""
+    from rag_embed.cli.reading import read_folder, read_pydoc
+
+    readings = []
+    for folder in folders:
+        if not folder.is_dir():
+            raise typer.BadParameter(f"{str(folder)!r} is not a folder")
+        with output.reserved():
+            readings.append(read_folder(folder, leave_out=[store]))
+    if pydoc:
+        readings.append(read_pydoc())
+    sources = [reading.source for reading in readings]
+    if doubles := {source for source in sources if sources.count(source) > 1}:
+        raise typer.BadParameter(
+            f"several folders are called {sorted(doubles)}, by which documents are named; "
+            "index one at a time into collections of their own, or the folder above them"
+        )
+    for reading in readings:
+        for name, reason in reading.skipped.items():
+            output.note(f"skipped {name}: {reason}", style="yellow")
+    return readings
+
+
+@contextmanager
+def open_existing(
+    place: Place, output: Output, **store_options: Any
+) -> Iterator[tuple[QdrantChunkStore, CollectionSchema]]:
+    """Open a collection that must be there; without it the command ends."""
+    found = place.open_existing(**store_options)
+    if found is None:
+        output.error(f"there is no {place}; make it with `rag-embed index FOLDER`")
+        raise typer.Exit(opt.ExitCode.EMPTY)
+    with closing(found[0]):
+        yield found
+
+
+@contextmanager
+def open_searcher(
+    place: Place, options: ModelOptions, filters: list[str] | None, output: Output, **chosen: Any
+) -> Iterator[Searcher]:
+    """Open a collection that must hold something, with the model it was made with."""
+    from rag_embed.cli.searching import Searcher, parse_filters
+
+    try:
+        conditions = parse_filters(filters or [])
+    except InputError as error:
+        raise typer.BadParameter(str(error)) from error
+    with open_existing(place, output, return_vectors=True) as (chunk_store, schema):
+        if not chunk_store.count():
+            output.error(f"{place} is empty; fill it with `rag-embed index FOLDER`")
+            raise typer.Exit(opt.ExitCode.EMPTY)
+        yield Searcher(chunk_store, options.recall(schema), filters=conditions, **chosen)
+
+
+def read_questions(output: Output) -> Iterator[str]:
+    """Lines of standard input, asked for where a person types them."""
+    if not sys.stdin.isatty():
+        yield from sys.stdin
+        return
+    output.note("Ask a question; /reset forgets the conversation, /quit or Ctrl-D ends it.")
+    while True:
+        try:
+            yield input("> ")
+        except EOFError:
+            return

@@ -1,0 +1,110 @@
+"""One corpus in two collections, and what each of three ways finds in it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from llama_index.core.node_parser import SentenceSplitter
+from llama_index.core.schema import Document
+
+from rag_embed.cli.opening import Place
+from rag_embed.cli.reading import Reading
+from rag_embed.cli.searching import Passage, Searcher
+from rag_embed.llamaindex import ContextualEmbedding, LateChunkingNodeParser
+from rag_embed.llamaindex.corpus import Corpus, Progress, SyncReport
+from rag_embed.qdrant import QdrantChunkStore
+
+ISOLATED, CONTEXTUAL, RERANKED = "isolated chunks", "contextual chunks", "contextual + reranked"
+
+PYDOC_QUESTIONS = (
+    "What happens to an exception when the finally clause executes a return?",
+    "When are default parameter values evaluated?",
+    "Which method is called when an attribute is not found in the usual places?",
+    "How do I print a number with a thousands separator?",
+)
+_DERIVED_QUESTIONS = 3
+_DERIVED_CHARACTERS = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """What one question finds.
+
+    Attributes:
+        query: The question.
+        results: Passages by the way they were found.
+    """
+
+    query: str
+    results: dict[str, list[Passage]]
+
+
+class Bench:
+    """The same documents, chunked once in the same way, in a collection of each kind.
+
+    Args:
+        folder: Of the embedded engine.
+        source: Name of the corpus; collections are called after it.
+        chunk_size: Most tokens of a chunk.
+        top_k: Passages per question.
+    """
+
+    def __init__(self, folder: Path, source: str, *, chunk_size: int, top_k: int) -> None:
+        self._top_k = top_k
+        self._parser = LateChunkingNodeParser(
+            node_parser=SentenceSplitter(chunk_size=chunk_size, chunk_overlap=0)
+        )
+        self._exit = ExitStack()
+        self._parts: dict[str, tuple[QdrantChunkStore, ContextualEmbedding]] = {}
+        for name, model in (
+            (ISOLATED, ContextualEmbedding(strategy="isolated")),
+            (CONTEXTUAL, ContextualEmbedding()),
+        ):
+            place = Place(f"{source}-{name.split()[0]}", folder)
+            store = place.open(return_vectors=True)
+            self._exit.callback(store.close)
+            schema = store.info()
+            if schema is not None and schema.fingerprint != model.fingerprint():
+                store.clear()  # a demo of an earlier version, with nothing in it that cannot be made again
+            self._parts[name] = (store, model)
+
+    def __enter__(self) -> Bench:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._exit.close()
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the collections' kinds."""
+        return list(self._parts)
+
+    def sync(self, name: str, reading: Reading, progress: Progress) -> SyncReport:
+        """Bring one of the collections up to date."""
+        store, model = self._parts[name]
+        corpus = Corpus(store, embed_model=model, node_parser=self._parser)
+        return corpus.sync(reading.documents, scope=reading.scope, progress=progress)
+
+    def compare(self, query: str) -> Comparison:
+        """Ask all three ways."""
+        ways = ((ISOLATED, ISOLATED, False), (CONTEXTUAL, CONTEXTUAL, False), (RERANKED, CONTEXTUAL, True))
+        results = {}
+        for title, name, is_reranked in ways:
+            store, model = self._parts[name]
+            searcher = Searcher(store, model, top_k=self._top_k, rerank="feedback" if is_reranked else "none")
+            results[title] = searcher.search(query)
+        return Comparison(query, results)
+
+
+def derive_questions(documents: Sequence[Document]) -> list[str]:
+    """Take something to ask out of the documents themselves: the first lines of a few of them."""
+    lines = [
+        next((line for line in document.text.splitlines() if line.strip()), "") for document in documents
+    ]
+    titles = list(dict.fromkeys(line.strip(" #*=-\t")[:_DERIVED_CHARACTERS] for line in lines))
+    titles = [title for title in titles if title]
+    step = max(1, len(titles) // _DERIVED_QUESTIONS)
+    return titles[::step][:_DERIVED_QUESTIONS]

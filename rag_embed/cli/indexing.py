@@ -1,0 +1,137 @@
+"""The commands that index: `index` and `demo`."""
+
+from __future__ import annotations
+
+import time
+from contextlib import closing
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from rag_embed.cli import options as opt
+from rag_embed.cli.common import check_alpha, make_model_options, make_place, model_for, read_sources
+from rag_embed.cli.output import Output, describe_sync, passages_as_json
+
+
+def index(
+    *,
+    folders: Annotated[Optional[list[Path]], typer.Argument(help="Folders to read.")] = None,  # noqa: UP045
+    pydoc: Annotated[bool, typer.Option("--pydoc", help="Index Python's own language reference.")] = False,
+    rebuild: Annotated[bool, typer.Option("--rebuild", help="Delete the collection first.")] = False,
+    store: opt.Store = opt.DEFAULT_STORE,
+    url: opt.Url = None,
+    api_key: opt.ApiKey = None,
+    collection: opt.Collection = opt.DEFAULT_COLLECTION,
+    model: opt.Model = None,
+    strategy: opt.StrategyOption = None,
+    alpha: opt.Alpha = None,
+    chunk_size: opt.ChunkSize = opt.DEFAULT_CHUNK_SIZE,
+    chunk_overlap: opt.ChunkOverlap = 0,
+    json: opt.Json = False,
+) -> None:
+    """Bring a collection up to date with folders: embeds what is new or changed, forgets what is gone."""
+    if not folders and not pydoc:
+        raise typer.BadParameter("name a folder, or --pydoc")
+    if chunk_overlap >= chunk_size:
+        raise typer.BadParameter(
+            f"--chunk-overlap {chunk_overlap} must be less than --chunk-size {chunk_size}"
+        )
+    check_alpha(strategy, alpha)
+    output = Output(as_json=json)
+    place = make_place(store, url, api_key, collection)
+    readings = read_sources(folders or [], pydoc, store, output)
+    from llama_index.core.node_parser import SentenceSplitter
+
+    from rag_embed.llamaindex import LateChunkingNodeParser
+    from rag_embed.llamaindex.corpus import Corpus
+
+    if not any(reading.documents for reading in readings):
+        output.error("there are no documents in these folders; nothing was changed")
+        raise typer.Exit(opt.ExitCode.EMPTY)
+    with closing(place.open()) as chunk_store:
+        if rebuild:
+            chunk_store.clear()
+        embed_model = model_for(chunk_store.info(), make_model_options(model, strategy, alpha))
+        parser = LateChunkingNodeParser(
+            node_parser=SentenceSplitter(chunk_size=chunk_size, chunk_overlap=chunk_overlap),
+            context_key="file_path",
+        )
+        corpus = Corpus(chunk_store, embed_model=embed_model, node_parser=parser)
+        results = []
+        for reading in readings:
+            total = sum(len(document.text) for document in reading.documents)
+            begin = time.perf_counter()
+            with output.reserved(), output.progress(f"Indexing {reading.source}", total) as on_step:
+                report = corpus.sync(reading.documents, scope=reading.scope, progress=on_step)
+            seconds = time.perf_counter() - begin
+            output.note(describe_sync(reading.source, report, seconds), style="green")
+            results.append(
+                {
+                    "source": reading.source,
+                    "added": list(report.added),
+                    "changed": list(report.changed),
+                    "removed": list(report.removed),
+                    "unchanged": len(report.unchanged),
+                    "skipped": reading.skipped,
+                    "chunks": report.chunks,
+                    "embedded": report.embedded,
+                    "seconds": round(seconds, 3),
+                }
+            )
+        if json:
+            output.json(
+                {
+                    "collection": collection,
+                    "fingerprint": embed_model.fingerprint(),
+                    "count": chunk_store.count(),
+                    "sources": results,
+                }
+            )
+
+
+def demo(
+    *,
+    docs: Annotated[Optional[Path], typer.Option("--docs", help="Your own folder.")] = None,  # noqa: UP045
+    query: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option("--query", help="Your own question. Repeatable."),
+    ] = None,
+    store: opt.Store = Path(".demo"),
+    top_k: opt.TopK = 3,
+    chunk_size: opt.ChunkSize = opt.DEFAULT_CHUNK_SIZE,
+    json: opt.Json = False,
+) -> None:
+    """Show isolated, contextual and reranked retrieval side by side, by default on Python's documentation."""
+    output = Output(as_json=json)
+    (reading,) = read_sources([docs] if docs else [], docs is None, store, output)
+    if not reading.documents:
+        output.error(f"there are no documents in {docs}")
+        raise typer.Exit(opt.ExitCode.EMPTY)
+    from rag_embed.cli.comparing import PYDOC_QUESTIONS, Bench, derive_questions
+
+    questions = query or (list(PYDOC_QUESTIONS) if docs is None else derive_questions(reading.documents))
+    total = sum(len(document.text) for document in reading.documents)
+    output.note(f"{reading.source}: {len(reading.documents)} documents, {total:,} characters")
+    comparisons = []
+    embedded = {}
+    with Bench(store, reading.source, chunk_size=chunk_size, top_k=top_k) as bench:
+        for name in bench.names:
+            begin = time.perf_counter()
+            with output.reserved(), output.progress(f"Indexing {name}", total) as on_step:
+                report = bench.sync(name, reading, on_step)
+            embedded[name] = report.embedded
+            output.note(
+                f"{name}: {describe_sync(reading.source, report, time.perf_counter() - begin)}", style="green"
+            )
+        for question in questions:
+            comparison = bench.compare(question)
+            comparisons.append(comparison)
+            if not json:
+                output.comparison(comparison.query, comparison.results)
+    if json:
+        results = [
+            {"query": c.query, **{name: passages_as_json(found) for name, found in c.results.items()}}
+            for c in comparisons
+        ]
+        output.json({"source": reading.source, "embedded": embedded, "questions": results})

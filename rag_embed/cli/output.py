@@ -1,0 +1,174 @@
+"""What the command line shows: results on standard output, all else on standard error."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from rag_embed.cli.chatting import Turn
+    from rag_embed.cli.searching import Passage
+    from rag_embed.llamaindex.corpus import Progress as OnStep
+    from rag_embed.llamaindex.corpus import SyncReport, SyncStep
+
+SNIPPET_CHARACTERS = 260
+
+
+class Output:
+    """Writes for people or, as JSON, for programs.
+
+    Args:
+        as_json: Whether results are JSON.
+    """
+
+    def __init__(self, *, as_json: bool) -> None:
+        self.as_json = as_json
+        self._stdout = sys.stdout
+        self._out = Console(file=self._stdout, soft_wrap=True, highlight=False)
+        self._err = Console(stderr=True, soft_wrap=True, highlight=False)
+
+    @contextmanager
+    def reserved(self) -> Iterator[None]:
+        """Send to standard error what libraries print meanwhile; LlamaIndex's splitters and readers do."""
+        with redirect_stdout(sys.stderr):
+            yield
+
+    def note(self, message: str, *, style: str = "dim") -> None:
+        """Say something that is not the result."""
+        self._err.print(Text(message, style=style))
+
+    def error(self, message: str) -> None:
+        """Say why it did not work."""
+        self._err.print(Text.assemble(("error: ", "bold red"), message))
+
+    def json(self, value: object) -> None:
+        """Write a result for programs, on one line."""
+        self._out.out(json.dumps(value, ensure_ascii=False), highlight=False)
+
+    def table(self, rows: Mapping[str, object]) -> None:
+        """Show names and values."""
+        table = Table(show_header=False, box=None)
+        for name, value in rows.items():
+            table.add_row(Text(name, style="dim"), Text(str(value)))
+        self._out.print(table)
+
+    def passages(self, passages: Sequence[Passage]) -> None:
+        """Show search results with their whole text."""
+        for passage in passages:
+            heading = Text.assemble(
+                (f"{passage.rank}  ", "bold"), f"{passage.score:.4f}  ", (passage.place, "bold cyan")
+            )
+            if passage.retrieval_score != passage.score:
+                heading.append(f"  (retrieved with {passage.retrieval_score:.4f})", style="dim")
+            if passage.shown_tokens is not None:
+                heading.append(f"  (list prompt {passage.shown_tokens} tokens)", style="dim")
+            self._out.print(heading)
+            self._out.print(Text(passage.text.strip()))
+            self._out.print()
+
+    def turn(self, turn: Turn) -> None:
+        """Show one answer with its sources."""
+        if turn.searched is not None:
+            self.note(f"searched: {turn.searched}")
+        self._out.print(Text(turn.answer))
+        quoted = all(passage.place in turn.answer for passage in turn.citations)
+        if turn.citations and not quoted:
+            self._out.print()
+            for number, passage in enumerate(turn.citations, start=1):
+                self._out.print(Text(f"[{number}] {passage.place}", style="cyan"))
+        if turn.cut is not None:
+            self.note(f"the first passage was cut: {turn.cut[0]} of {turn.cut[1]} tokens fit", style="yellow")
+        if turn.left_out:
+            places = ", ".join(passage.place for passage in turn.left_out)
+            self.note(
+                f"{len(turn.left_out)} passages left out, they do not fit into the LLM's context: {places}",
+                style="yellow",
+            )
+        self._out.print()
+
+    def comparison(self, query: str, results: Mapping[str, Sequence[Passage]]) -> None:
+        """Show several results of one query side by side."""
+        table = Table(title=Text(query, style="bold"), title_justify="left", expand=True, show_lines=True)
+        for name in results:
+            table.add_column(name, ratio=1, overflow="fold")
+        for row in range(max(map(len, results.values()), default=0)):
+            table.add_row(
+                *(_cell(found[row]) if row < len(found) else Text("") for found in results.values())
+            )
+        Console(file=self._stdout, highlight=False).print(table)
+
+    @contextmanager
+    def progress(self, description: str, total: int) -> Iterator[OnStep]:
+        """Show a bar over characters, on a terminal only."""
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TaskProgressColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[document]}"),
+        )
+        with Progress(
+            *columns, console=self._err, transient=True, disable=not self._err.is_terminal
+        ) as progress:
+            task = progress.add_task(description, total=total, document="")
+
+            def step(done: SyncStep) -> None:
+                progress.update(task, advance=done.characters, document=done.document_id[-40:])
+
+            yield step
+
+
+def describe_sync(source: str, report: SyncReport, seconds: float) -> str:
+    """Summarise what indexing did, in one line."""
+    parts = [
+        f"{len(ids)} {state}"
+        for state, ids in (
+            ("added", report.added),
+            ("changed", report.changed),
+            ("removed", report.removed),
+            ("unchanged", report.unchanged),
+        )
+        if ids
+    ]
+    embedded = (
+        f"embedded {report.embedded} of {report.chunks} chunks in {seconds:.1f} s"
+        if report.embedded
+        else f"all {report.chunks} chunks were there already, nothing was embedded"
+    )
+    return f"{source}: {', '.join(parts) or 'no documents'}; {embedded}"
+
+
+def passages_as_json(passages: Sequence[Passage]) -> list[dict[str, object]]:
+    """Turn passages into JSON objects."""
+    return [asdict(passage) for passage in passages]
+
+
+def turn_as_json(turn: Turn) -> dict[str, object]:
+    """Turn a question and its answer into a JSON object; citations carry no text, only places."""
+
+    def places(passages: Sequence[Passage]) -> list[dict[str, object]]:
+        return [{"document": p.document, "start": p.start, "end": p.end, "score": p.score} for p in passages]
+
+    return {
+        "question": turn.question,
+        "answer": turn.answer,
+        "citations": places(turn.citations),
+        "left_out": places(turn.left_out),
+        "cut": None if turn.cut is None else {"shown_tokens": turn.cut[0], "total_tokens": turn.cut[1]},
+        "searched": turn.searched or turn.question,
+    }
+
+
+def _cell(passage: Passage) -> Text:
+    text = " ".join(passage.text.split())
+    shown = text if len(text) <= SNIPPET_CHARACTERS else f"{text[:SNIPPET_CHARACTERS].rstrip()} …"
+    return Text.assemble((f"{passage.score:.3f} ", "bold"), (passage.place, "cyan"), f"\n{shown}")

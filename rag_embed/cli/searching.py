@@ -1,0 +1,149 @@
+"""Search an index: retrieve candidates, rerank them, and say exactly where each passage stands."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from llama_index.core import VectorStoreIndex
+from llama_index.core.postprocessor.types import BaseNodePostprocessor
+from llama_index.core.retrievers import BaseRetriever
+from llama_index.core.schema import MetadataMode, NodeWithScore, QueryBundle, TextNode
+from llama_index.core.vector_stores.types import MetadataFilter, MetadataFilters
+
+from rag_embed.errors import InputError
+from rag_embed.llamaindex import ContextualEmbedding, ListwiseRerank
+from rag_embed.llamaindex.rerank import RETRIEVAL_SCORE, SHOWN_TOKENS
+from rag_embed.qdrant import QdrantChunkStore
+
+Rerank = Literal["none", "feedback", "listwise"]
+
+
+@dataclass(frozen=True, slots=True)
+class Passage:
+    """One chunk of an answer.
+
+    Attributes:
+        rank: From 1.
+        score: After reranking.
+        retrieval_score: Before reranking; equal to `score` without it.
+        document: Id of the document.
+        start: First character of the chunk in the document.
+        end: One past its last character.
+        text: The document's characters from `start` to `end`.
+        shown_tokens: How much of it the list prompt held, such as "24/181"; None if nothing did.
+    """
+
+    rank: int
+    score: float
+    retrieval_score: float
+    document: str
+    start: int
+    end: int
+    text: str
+    shown_tokens: str | None = None
+
+    @property
+    def place(self) -> str:
+        """Cite it: "document:start-end"."""
+        return f"{self.document}:{self.start}-{self.end}"
+
+
+class Searcher:
+    """Retriever and reranker over one index.
+
+    Args:
+        store: The index.
+        embed_model: The model it was made with.
+        top_k: Most passages in a result.
+        candidates: How many the reranker chooses from.
+        rerank: How; "none" takes the first stage's order.
+        filters: What the chunks' metadata must be.
+    """
+
+    def __init__(
+        self,
+        store: QdrantChunkStore,
+        embed_model: ContextualEmbedding,
+        *,
+        top_k: int,
+        candidates: int = 50,
+        rerank: Rerank = "feedback",
+        filters: MetadataFilters | None = None,
+    ) -> None:
+        self.embed_model = embed_model
+        self.postprocessors: list[BaseNodePostprocessor] = []
+        if rerank != "none":
+            self.postprocessors.append(
+                ListwiseRerank(embed_model=embed_model, vector_store=store, method=rerank, top_n=top_k)
+            )
+        self.retriever: BaseRetriever = VectorStoreIndex.from_vector_store(
+            store, embed_model=embed_model
+        ).as_retriever(
+            similarity_top_k=top_k if rerank == "none" else max(top_k, candidates), filters=filters
+        )
+
+    def retrieve(self, query: str) -> list[NodeWithScore]:
+        """Find the best chunks, best first."""
+        bundle = QueryBundle(query)
+        nodes = self.retriever.retrieve(bundle)
+        for postprocessor in self.postprocessors:
+            nodes = postprocessor.postprocess_nodes(nodes, query_bundle=bundle)
+        return nodes
+
+    def search(self, query: str) -> list[Passage]:
+        """Find the best passages, best first."""
+        return to_passages(self.retrieve(query))
+
+
+def to_passages(nodes: Sequence[NodeWithScore]) -> list[Passage]:
+    """Describe retrieved chunks."""
+    return [_to_passage(rank, found) for rank, found in enumerate(nodes, start=1)]
+
+
+def _to_passage(rank: int, found: NodeWithScore) -> Passage:
+    node = found.node
+    score = float(found.score or 0.0)
+    before = node.metadata.get(RETRIEVAL_SCORE)
+    start, end = (node.start_char_idx, node.end_char_idx) if isinstance(node, TextNode) else (None, None)
+    text = node.get_content(metadata_mode=MetadataMode.NONE)
+    return Passage(
+        rank=rank,
+        score=score,
+        retrieval_score=score if before is None else float(before),
+        document=node.ref_doc_id or node.node_id,
+        start=start or 0,
+        end=len(text) if end is None else end,
+        text=text,
+        shown_tokens=node.metadata.get(SHOWN_TOKENS),
+    )
+
+
+def parse_filters(pairs: Sequence[str]) -> MetadataFilters | None:
+    """Read "key=value" pairs, all of which must hold.
+
+    A value that JSON reads as a number or as a quoted string is that; anything else is text as it stands.
+
+    Raises:
+        InputError: A pair without a key or without "=".
+    """
+    filters: list[MetadataFilter | MetadataFilters] = []
+    for pair in pairs:
+        key, separator, text = pair.partition("=")
+        if not key or not separator:
+            raise InputError(f"the filter is {pair!r}; expected key=value, such as source=docs")
+        value = parse_value(text)
+        is_plain = isinstance(value, int | float | str) and not isinstance(value, bool)
+        filters.append(MetadataFilter(key=key, value=value if is_plain else text))
+    return MetadataFilters(filters=filters) if filters else None
+
+
+def parse_value(text: str) -> object:
+    """Read a value as JSON where it is JSON, else as text."""
+    try:
+        value: object = json.loads(text)
+    except ValueError:
+        return text
+    return value
