@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -23,9 +24,14 @@ OURS = "most central window (ours)"
 EARLIER = "earlier window, equal sizes"
 FIXED_STEP = "earlier window, fixed step"
 WINDOW_TOKENS = (128, 256)
-OVERLAPS = (0, 16, 32, 64)
+OVERLAPS = (0, 16, 32, 60)
 NEAR_TOKENS = 8
+MEASURES = ("all_tokens", "near_seams", "chunk_vectors")
 CHUNK_TOKENS = 64
+
+Numbering = Literal["window", "document"]
+"""Whether positions count from the window's start, as in use, or are those of the single pass, so that only the
+missing context tells a window from it."""
 
 
 def believe_earlier(windows: Sequence[Window]) -> list[Window]:
@@ -41,16 +47,26 @@ def fixed_step_windows(token_count: int, capacity: int, overlap: int) -> list[Wi
     return believe_earlier(windows)
 
 
-def stitch(encoder: Encoder, ids: np.ndarray, windows: Sequence[Window]) -> Float[Tensor, "tokens dim"]:
+@torch.inference_mode()
+def stitch(
+    encoder: Encoder, ids: np.ndarray, windows: Sequence[Window], *, numbering: Numbering
+) -> Float[Tensor, "tokens dim"]:
     """States of all tokens, each from the window that owns it."""
-    skipped = len(encoder.prefix_ids)
-    passes = encoder.encode(ids[window.start : window.end] for window in windows)
-    return torch.cat(
-        [
-            states[skipped + w.own_start - w.start : skipped + w.own_end - w.start].float().cpu()
-            for w, states in zip(windows, passes, strict=True)
-        ]
-    )
+    pieces = []
+    for window in windows:
+        full = np.concatenate([encoder.prefix_ids, ids[window.start : window.end], encoder.suffix_ids])
+        positions = np.arange(len(full)) + encoder.profile.first_position
+        skipped = len(encoder.prefix_ids)
+        if numbering == "document":
+            positions[skipped:] += window.start
+        states = encoder._model(
+            input_ids=torch.from_numpy(full.astype(np.int64))[None].to(encoder.device),
+            position_ids=torch.from_numpy(positions)[None].to(encoder.device),
+            text_lengths=[len(full)],
+        ).last_hidden_state[0]
+        offset = skipped - window.start
+        pieces.append(states[offset + window.own_start : offset + window.own_end].float().cpu())
+    return torch.cat(pieces)
 
 
 def near_seams(token_count: int, windows: Sequence[Window]) -> Bool[np.ndarray, tokens]:
@@ -63,15 +79,14 @@ def near_seams(token_count: int, windows: Sequence[Window]) -> Bool[np.ndarray, 
 
 
 def compare(
-    encoder: Encoder, passages: Sequence[np.ndarray], window_tokens: int, overlap: int
+    encoder: Encoder, passages: Sequence[np.ndarray], window_tokens: int, overlap: int, numbering: Numbering
 ) -> list[dict[str, object]]:
     """Cosine to the single pass of each arm: over all tokens, near the seams, and of chunk vectors."""
     capacity = window_tokens - len(encoder.prefix_ids) - len(encoder.suffix_ids)
     scores: dict[str, list[tuple[float, float, float]]] = {}
     for ids in passages:
         count = len(ids)
-        (whole,) = encoder.encode([ids])
-        whole = whole[len(encoder.prefix_ids) :][:count].float().cpu()
+        whole = stitch(encoder, ids, [Window(0, count, 0, count)], numbering="window")
         chunks = [TokenSpan(i, min(i + CHUNK_TOKENS, count)) for i in range(0, count, CHUNK_TOKENS)]
         windows = make_windows(count, capacity=capacity, overlap=overlap)
         is_near = near_seams(count, windows)
@@ -80,20 +95,19 @@ def compare(
             EARLIER: believe_earlier(windows),
             FIXED_STEP: fixed_step_windows(count, capacity, overlap),
         }.items():
-            states = stitch(encoder, ids, arm_windows)
+            states = stitch(encoder, ids, arm_windows, numbering=numbering)
             tokens = torch.cosine_similarity(states, whole).numpy()
             vectors = torch.cosine_similarity(pool_spans(states, chunks), pool_spans(whole, chunks))
             scores.setdefault(arm, []).append((tokens.mean(), tokens[is_near].mean(), vectors.mean().item()))
     return [
         {
+            "numbering": numbering,
             "window_tokens": window_tokens,
             "overlap_tokens": overlap,
             "arm": arm,
             **{
                 name: [round(x, 5) for x in mean_interval(np.array(values))]
-                for name, values in zip(
-                    ("all_tokens", "near_seams", "chunk_vectors"), zip(*rows, strict=True)
-                )
+                for name, values in zip(MEASURES, zip(*rows, strict=True), strict=True)
             },
         }
         for arm, rows in scores.items()
@@ -121,9 +135,10 @@ def main(argv: Sequence[str] | None = None) -> None:
             "chunk_tokens": CHUNK_TOKENS,
             "rows": [
                 row
+                for numbering in get_args(Numbering)
                 for window_tokens in WINDOW_TOKENS[: 1 if options.quick else None]
                 for overlap in OVERLAPS[-1 if options.quick else 0 :]
-                for row in compare(encoder, passages, window_tokens, min(overlap, window_tokens // 2 - 2))
+                for row in compare(encoder, passages, window_tokens, overlap, numbering)
             ],
         },
     )
