@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import portalocker
 import pytest
+from llama_index.core.vector_stores.types import FilterOperator, MetadataFilters
 from qdrant_client import QdrantClient, models
 
 from rag_embed.errors import InputError, MissingExtraError, StoreError, StoreLockedError
@@ -185,6 +186,27 @@ def test_filters_index_their_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         assert len(store.query(ask(vector, 200, filters=where("kind", "a"))).ids) == 100
         assert store.query(ask(vector, 200, filters=where("index", 7))).ids == ["node-7"]
         assert indexed() == {"doc_id", "ref_doc_id", "kind", "index"}
+
+
+def test_numbers_and_dates_under_one_key_never_hide_each_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(edge_indexes, "INDEX_FROM_POINTS", 0)
+    nodes = make_nodes(2)
+    nodes[0].metadata["when"] = 2020
+    nodes[1].metadata["when"] = "2020-05-01"
+    with QdrantChunkStore("docs", path=tmp_path) as store:
+        store.add(nodes)
+
+        def found(*values: object, condition: str = "and") -> list[str]:
+            parts = [where("when", value, FilterOperator.GTE) for value in values]
+            filters = MetadataFilters(filters=parts, condition=condition)
+            return sorted(store.query(ask(nodes[0].embedding, filters=filters)).ids)
+
+        for _ in range(2):
+            assert found(2000) == ["node-0"]
+            assert found("2020-01-01") == ["node-1"]
+            assert found(2000, "2020-01-01", condition="or") == ["node-0", "node-1"]
 
 
 def test_queries_go_on_while_another_thread_writes(tmp_path: Path) -> None:
