@@ -67,7 +67,7 @@ def load_checkpoint(  # type: ignore[no-untyped-def]  # transformers and tokeniz
         model, report = AutoModel.from_pretrained(
             profile.folder,
             dtype=dtype,
-            attn_implementation=_PACKED if profile.is_packable else "sdpa",
+            attn_implementation=_PACKED if profile.is_packable else None,
             local_files_only=True,
             trust_remote_code=False,
             use_safetensors=True,

@@ -8,12 +8,13 @@ nothing, there is no mask to get wrong, and a text's states do not depend on its
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import groupby
 from pathlib import Path
 from typing import Literal
+from weakref import WeakValueDictionary
 
 import numpy as np
 import torch
@@ -107,9 +108,7 @@ class Encoder:
             result.append(Tokens(np.array(encoding.ids, dtype=np.int64), offsets[:, 0], offsets[:, 1]))
         return result
 
-    def encode(
-        self, sequences: Iterable[Int[np.ndarray, " tokens"]]
-    ) -> Iterator[Float[Tensor, "tokens dim"]]:
+    def encode(self, sequences: Iterable[Int[np.ndarray, " _"]]) -> Iterator[Float[Tensor, "_ dim"]]:
         """Compute the last-layer states of token sequences, in batches of at most `batch_tokens`.
 
         Args:
@@ -123,7 +122,7 @@ class Encoder:
             ContextOverflowError: A sequence is longer than `capacity`.
             NonFiniteError: A state is NaN or infinite.
         """
-        batch: list[Int[np.ndarray, " tokens"]] = []
+        batch: list[Int[np.ndarray, " _"]] = []
         size = 0
         for ids in sequences:
             if len(ids) > self.capacity:
@@ -142,7 +141,7 @@ class Encoder:
             yield from self._forward(batch)
 
     @torch.inference_mode()
-    def _forward(self, batch: Sequence[Int[np.ndarray, " tokens"]]) -> list[Float[Tensor, "tokens dim"]]:
+    def _forward(self, batch: Sequence[Int[np.ndarray, " _"]]) -> list[Float[Tensor, "_ dim"]]:
         with self._lock:
             self.token_count += sum(map(len, batch))
             states = (
@@ -157,9 +156,7 @@ class Encoder:
             )
         return states
 
-    def _forward_packed(
-        self, batch: Sequence[Int[np.ndarray, " tokens"]]
-    ) -> list[Float[Tensor, "tokens dim"]]:
+    def _forward_packed(self, batch: Sequence[Int[np.ndarray, " _"]]) -> list[Float[Tensor, "_ dim"]]:
         lengths = [len(ids) for ids in batch]
         first = self.profile.first_position
         positions = np.concatenate([np.arange(first, first + length) for length in lengths])
@@ -171,12 +168,10 @@ class Encoder:
         )
         return list(output.last_hidden_state[0].split(lengths))
 
-    def _forward_by_length(
-        self, batch: Sequence[Int[np.ndarray, " tokens"]]
-    ) -> list[Float[Tensor, "tokens dim"]]:
+    def _forward_by_length(self, batch: Sequence[Int[np.ndarray, " _"]]) -> list[Float[Tensor, "_ dim"]]:
         """One pass per length in the batch: needs neither padding nor a mask, whatever the architecture."""
         order = sorted(range(len(batch)), key=lambda index: len(batch[index]))
-        states: dict[int, Float[Tensor, "tokens dim"]] = {}
+        states: dict[int, Float[Tensor, "_ dim"]] = {}
         for _, same_length in groupby(order, key=lambda index: len(batch[index])):
             members = list(same_length)
             ids = torch.from_numpy(np.stack([batch[index] for index in members])).to(self.device)
@@ -213,19 +208,21 @@ def load_encoder(
         model = model.expanduser().resolve()
     target = torch.device(device or pick_device())
     precision = pick_dtype(target) if dtype == "auto" else getattr(torch, dtype)
+    key = (str(model), revision, target, precision, batch_tokens)
     with _loading:
-        return _load_shared(str(model), revision, target, precision, batch_tokens)
+        encoder = _loaded.get(key)
+        if encoder is None:
+            profile = locate_checkpoint(str(model), revision=revision)
+            encoder = Encoder(profile, device=target, dtype=precision, batch_tokens=batch_tokens)
+            _loaded[key] = encoder
+            _recent.append(encoder)
+    return encoder
 
 
+# One object for all who ask while anybody holds it; the last few stay although nobody does.
 _loading = threading.Lock()
-
-
-@lru_cache(maxsize=4)
-def _load_shared(
-    model: str, revision: str | None, device: torch.device, dtype: torch.dtype, batch_tokens: int
-) -> Encoder:
-    profile = locate_checkpoint(model, revision=revision)
-    return Encoder(profile, device=device, dtype=dtype, batch_tokens=batch_tokens)
+_loaded: WeakValueDictionary[tuple[object, ...], Encoder] = WeakValueDictionary()
+_recent: deque[Encoder] = deque(maxlen=4)
 
 
 def pick_device() -> str:

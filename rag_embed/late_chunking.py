@@ -40,8 +40,8 @@ class TokenEncoder(Protocol):
     def tokenize(self, text: str) -> Tokens: ...  # noqa: D102
     def tokenize_all(self, texts: Sequence[str]) -> list[Tokens]: ...  # noqa: D102
     def encode(  # noqa: D102
-        self, sequences: Iterable[Int[np.ndarray, " tokens"]]
-    ) -> Iterator[Float[Tensor, "tokens dim"]]: ...
+        self, sequences: Iterable[Int[np.ndarray, " _"]]
+    ) -> Iterator[Float[Tensor, "_ dim"]]: ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,10 +31,10 @@ SHAPES_CHECKED = [
 ]
 _hook = jaxtyping.install_import_hook(SHAPES_CHECKED, "beartype.beartype")
 
-import torch
+import torch  # noqa: E402
 
-from tests import reference
-from tests.checkpoints import tiny_bert
+from tests import reference  # noqa: E402
+from tests.checkpoints import tiny_bert  # noqa: E402
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast

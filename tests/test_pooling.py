@@ -72,7 +72,7 @@ def test_an_empty_span_is_refused() -> None:
 def test_missing_states_are_refused() -> None:
     pool = SpanPool([TokenSpan(0, 4), TokenSpan(2, 8)], DIM)
     pool.add(torch.ones(5, DIM), 0)
-    with pytest.raises(InputError, match="states of 3 tokens are missing and of 0 .* add every window"):
+    with pytest.raises(InputError, match=r"states of 3 tokens are missing and of 0 .* add every window"):
         pool.means()
     with pytest.raises(InputError, match="states of 1 tokens are missing"):
         pool_spans(torch.ones(5, DIM), [TokenSpan(0, 6)])

@@ -1,4 +1,4 @@
-"""Chunks to characters, characters to tokens: against the reference, and where splitters and tokenizers are nasty."""
+"""Chunks to characters, characters to tokens: where splitters and tokenizers are nasty, too."""
 
 from __future__ import annotations
 
