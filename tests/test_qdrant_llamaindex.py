@@ -142,7 +142,8 @@ def test_an_empty_collection_takes_the_first_fingerprint(client: QdrantClient) -
     ours = QdrantChunkStore("docs", client=client)
     ours.add(make_nodes(2, fingerprint="A"))
     assert ours.info().fingerprint == "A"
-    assert client.get_collection("docs").config.metadata["owner"] == "ann"
+    metadata = client.get_collection("docs").config.metadata
+    assert metadata == {"owner": "ann", "rag_embed": {"version": 1, "dim": 8, "fingerprint": "A"}}
     with pytest.raises(FingerprintMismatchError):
         ours.add(make_nodes(2, fingerprint="B"))
 
