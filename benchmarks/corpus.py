@@ -24,12 +24,12 @@ class CutDocument:
     nodes: list[BaseNode]
 
 
-def read_documents(count: int | None = None, *, seed: int = 0) -> list[Document]:
-    """The topics of `pydoc_data`, or a random sample of so many."""
+def read_documents(count: int, *, seed: int = 0, is_short: bool = False) -> list[Document]:
+    """So many topics of `pydoc_data`, drawn at random; short ones end after 1000 characters."""
     names = sorted(topics)
-    if count is not None and count < len(names):
+    if count < len(names):
         names = sorted(random.Random(seed).sample(names, count))
-    return [Document(text=topics[name], doc_id=name) for name in names]
+    return [Document(text=topics[name][: 1000 if is_short else None], doc_id=name) for name in names]
 
 
 def read_text(characters: int) -> str:

@@ -8,6 +8,7 @@ import random
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool
@@ -15,7 +16,6 @@ from jaxtyping import Bool
 from benchmarks.report import ROOT
 from rag_embed import CharSpan
 
-HOME = Path(os.environ.get("RAG_EMBED_EVAL", ROOT / ".." / "shared" / "eval"))
 DEFAULT_DOCUMENTS = {
     "cuad_small": 45,
     "covidqa": 50,
@@ -84,13 +84,18 @@ class EvalSet:
         return homes[None, :] == np.array(right)[:, None]
 
 
+def sets_folder() -> Path:
+    """Where the sets are: $RAG_EMBED_EVAL, or ../shared/eval beside the repository."""
+    return Path(os.environ.get("RAG_EMBED_EVAL", ROOT / ".." / "shared" / "eval"))
+
+
 def load_set(name: str, *, documents: int | None, seed: int = 0) -> EvalSet:
     """Read a set, or a random sample of its documents.
 
-    A sample holds the answers of randomly drawn queries until half of it is full, then any other documents. Every
-    query whose answers are all in it is kept.
+    A sample holds the answers of randomly drawn queries until half of it is full, then any other documents.
+    Every query whose answers are all in it is kept.
     """
-    folder = HOME / name
+    folder = sets_folder() / name
     corpus = {row["doc_id"]: row for row in _read_lines(folder / "corpus.jsonl")}
     texts = {row["query_id"]: row["text"] for row in _read_lines(folder / "queries.jsonl")}
     golds: dict[str, dict[str, int]] = defaultdict(dict)
@@ -133,5 +138,5 @@ def _sample(corpus: list[str], homes: dict[str, set[str]], count: int | None, se
     return kept
 
 
-def _read_lines(path: Path) -> list[dict[str, str]]:
+def _read_lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]

@@ -24,10 +24,10 @@ class Race:
         """Let every contestant run once per round; the one to begin changes from round to round."""
         names = list(contestants)
         seconds: dict[str, list[float]] = {name: [] for name in names}
+        gc.collect()
         for number in range(rounds):
             first = number % len(names)
             for name in names[first:] + names[:first]:
-                gc.collect()
                 begin = time.perf_counter()
                 contestants[name]()
                 seconds[name].append(time.perf_counter() - begin)

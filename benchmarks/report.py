@@ -7,7 +7,7 @@ import json
 import os
 import platform
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -98,13 +98,12 @@ def _cpu_model() -> str:
 
 
 def _command(name: str, options: argparse.Namespace) -> str:
+    if options.quick:
+        return f"python -m benchmarks.{name} --quick"
     words = [f"python -m benchmarks.{name}"]
     for key, value in vars(options).items():
-        if key == "results" or value is None or value is False:
-            continue
-        flag = "--" + key.replace("_", "-")
-        values = value if isinstance(value, Sequence) and not isinstance(value, str) else [value]
-        words.append(flag if value is True else " ".join([flag, *map(str, values)]))
+        if key not in {"quick", "results"} and value is not None:
+            words += [f"--{key.replace('_', '-')}", *map(str, value if isinstance(value, list) else [value])]
     return " ".join(words)
 
 

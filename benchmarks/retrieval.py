@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import ir_measures
 import numpy as np
@@ -14,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from benchmarks.bootstrap import RESAMPLES, mean_interval
-from benchmarks.evalsets import DEFAULT_DOCUMENTS, HOME, EvalSet, load_set
+from benchmarks.evalsets import DEFAULT_DOCUMENTS, EvalSet, load_set, sets_folder
 from benchmarks.report import make_parser, write_report
 from benchmarks.vectors import VectorCache
 from rag_embed import ContextualEmbedding
@@ -102,67 +101,69 @@ def embed_arms(cache: VectorCache) -> dict[str, Float[Tensor, "chunks dim"]]:
     return arms
 
 
+@dataclass(frozen=True, slots=True)
+class Arm:
+    """One line of the table: a ranking, what it is compared with, and over which queries."""
+
+    name: str
+    ranking: Ranking
+    baseline: str
+    queries: Int[np.ndarray, queries]
+
+
 def compare(evalset: EvalSet, cache: VectorCache, *, rerank_queries: int) -> list[dict[str, object]]:
     """All arms of one set; strategies against isolated, rerankers against their first stage."""
     queries = cache.queries()
-    arms = embed_arms(cache)
-    rankings = {name: rank(evalset, queries, chunks) for name, chunks in arms.items()}
-    scores = {name: measure(evalset, ranking) for name, ranking in rankings.items()}
     everyone = np.arange(len(queries))
-    rows = [_row(name, scores[name], "isolated", scores["isolated"], everyone) for name in arms]
+    strategies = embed_arms(cache)
+    arms = [Arm(n, rank(evalset, queries, chunks), "isolated", everyone) for n, chunks in strategies.items()]
+    firsts = {arm.name: arm.ranking for arm in arms}
     best = "title + blend 0.5" if evalset.has_titles else "blend 0.5"
     for first_name in ("isolated", best):
-        first, chunks = rankings[first_name], arms[first_name]
-        add = partial(_add_reranked, rows, evalset, first_name, scores[first_name])
+        first, chunks = firsts[first_name], strategies[first_name]
         for count, weight in FEEDBACK:
             moved = torch.stack(
                 [
-                    move_to_feedback(query, chunks[order[:count]], weight=weight)
-                    for query, order in zip(queries, first.order, strict=True)
+                    move_to_feedback(query, chunks[order[scores > -2][:count]], weight=weight)
+                    for query, order, scores in zip(queries, first.order, first.scores, strict=True)
                 ]
             )
-            add(f"feedback {count} x {weight}", rerank(first, moved, chunks), everyone)
-    texts = evalset.chunk_texts
+            name = f"{first_name} → feedback {count} x {weight}"
+            arms.append(Arm(name, rerank(first, moved, chunks), first_name, everyone))
     drawn = np.sort(np.random.default_rng(0).permutation(len(queries))[:rerank_queries])
-    questions = list(evalset.queries.values())
     for prompt_name, prompt in PROMPTS.items():
-        pairs = [
-            (
-                questions[q],
-                [texts[c] for c, s in zip(first.order[q], first.scores[q]) if s > -2][:PROMPT_CANDIDATES],
-            )
-            for q in drawn
-        ]
         moved = queries.clone()
-        moved[drawn] = cache.lists(prompt, pairs)
+        moved[drawn] = cache.lists(prompt, list_pairs(evalset, first, drawn))
         for weight in LIST_WEIGHTS:
-            add(f"{prompt_name}, weight {weight}", rerank(first, moved, chunks, weight=weight), drawn)
-    return rows
+            name = f"{best} → {prompt_name}, weight {weight}"
+            arms.append(Arm(name, rerank(first, moved, chunks, weight=weight), best, drawn))
+    scores = {arm.name: measure(evalset, arm.ranking) for arm in arms}
+    return [_row(arm, scores[arm.name], scores[arm.baseline]) for arm in arms]
 
 
-def _add_reranked(
-    rows: list[dict[str, object]],
-    evalset: EvalSet,
-    first_name: str,
-    first_scores: Mapping[str, Float[np.ndarray, queries]],
-    arm: str,
-    ranking: Ranking,
-    chosen: Int[np.ndarray, chosen],
-) -> None:
-    rows.append(_row(f"{first_name} → {arm}", measure(evalset, ranking), first_name, first_scores, chosen))
+def list_pairs(
+    evalset: EvalSet, first: Ranking, drawn: Int[np.ndarray, drawn]
+) -> list[tuple[str, list[str]]]:
+    """Each drawn query with the texts of its first candidates."""
+    texts, questions = evalset.chunk_texts, list(evalset.queries.values())
+    return [
+        (
+            questions[query],
+            [texts[chunk] for chunk in first.order[query][first.scores[query] > -2][:PROMPT_CANDIDATES]],
+        )
+        for query in drawn
+    ]
 
 
 def _row(
-    arm: str,
+    arm: Arm,
     scores: Mapping[str, Float[np.ndarray, queries]],
-    baseline: str,
-    baseline_scores: Mapping[str, Float[np.ndarray, queries]],
-    chosen: Int[np.ndarray, chosen],
+    baseline: Mapping[str, Float[np.ndarray, queries]],
 ) -> dict[str, object]:
-    row: dict[str, object] = {"arm": arm, "baseline": baseline, "n": len(chosen)}
+    row: dict[str, object] = {"arm": arm.name, "baseline": arm.baseline, "n": len(arm.queries)}
     for name in MEASURES:
-        differences = scores[name][chosen] - baseline_scores[name][chosen]
-        row[name] = round(float(scores[name][chosen].mean()), 4)
+        differences = scores[name][arm.queries] - baseline[name][arm.queries]
+        row[name] = round(float(scores[name][arm.queries].mean()), 4)
         row[f"{name}_difference"] = [round(x, 4) for x in mean_interval(differences)]
     return row
 
@@ -177,7 +178,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     results: dict[str, object] = {}
     rerank_queries = 5 if options.quick else options.rerank_queries
     for name in options.sets or DEFAULT_DOCUMENTS:
-        if not (HOME / name / "corpus.jsonl").is_file():
+        if not (sets_folder() / name / "corpus.jsonl").is_file():
             print(f"{name}: skipped, it is not in $RAG_EMBED_EVAL nor in ../shared/eval")
             continue
         wanted = DEFAULT_DOCUMENTS.get(name) if options.documents is None else options.documents or None

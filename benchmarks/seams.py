@@ -30,8 +30,8 @@ MEASURES = ("all_tokens", "near_seams", "chunk_vectors")
 CHUNK_TOKENS = 64
 
 Numbering = Literal["window", "document"]
-"""Whether positions count from the window's start, as in use, or are those of the single pass, so that only the
-missing context tells a window from it."""
+"""Whether positions count from the window's start, as in use, or are those of the single pass, so that it is
+only by the missing context that a window differs."""
 
 
 def believe_earlier(windows: Sequence[Window]) -> list[Window]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import shutil
-import statistics
 import tempfile
 import time
 import uuid
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -103,32 +103,33 @@ def query_all(
 ) -> dict[str, dict[str, float]]:
     """Latency of each store, and the share of queries answered with exactly the nearest."""
     numbers = {str(uuid.uuid5(uuid.NAMESPACE_OID, str(i))): i for i in range(len(vectors))}
-    latencies: dict[str, list[float]] = {name: [] for name in stores}
-    exact = dict.fromkeys(stores, 0)
-    for number, query in enumerate(queries):
-        category = number % CATEGORIES
-        filters = (
-            MetadataFilters(filters=[MetadataFilter(key="category", value=category)]) if is_filtered else None
-        )
-        request = VectorStoreQuery(query_embedding=query.tolist(), similarity_top_k=TOP_K, filters=filters)
-        answers: dict[str, set[int]] = {}
+    categories = [number % CATEGORIES if is_filtered else None for number in range(len(queries))]
+    requests = [_make_request(query, category) for query, category in zip(queries, categories, strict=True)]
+    answers: dict[str, list[set[int]]] = {name: [] for name in stores}
 
-        def ask(name: str) -> None:
-            answers[name] = {numbers[i] for i in stores[name].query(request).ids}  # noqa: B023
+    def ask(name: str) -> None:
+        found = stores[name].query(requests[len(answers[name])])
+        answers[name].append({numbers[node_id] for node_id in found.ids})
 
-        race = Race.run({name: lambda name=name: ask(name) for name in stores}, rounds=1)
-        expected = find_exactly(vectors, query, category if is_filtered else None)
-        for name in stores:
-            latencies[name].append(race.median_s(name))
-            exact[name] += answers[name] == expected
+    race = Race.run({name: partial(ask, name) for name in stores}, rounds=len(requests))
+    expected = [find_exactly(vectors, q, category) for q, category in zip(queries, categories, strict=True)]
     return {
         name: {
-            "median_ms": round(1000 * statistics.median(seconds), 2),
+            "median_ms": round(1000 * race.median_s(name), 2),
             "p95_ms": round(1000 * float(np.percentile(seconds, 95)), 2),
-            "exact_share": round(exact[name] / len(queries), 3),
+            "exact_share": round(sum(map(set.__eq__, answers[name], expected)) / len(queries), 3),
         }
-        for name, seconds in latencies.items()
+        for name, seconds in race.seconds.items()
     }
+
+
+def _make_request(query: Float[np.ndarray, dim], category: int | None) -> VectorStoreQuery:
+    wanted = MetadataFilters(filters=[MetadataFilter(key="category", value=category or 0)])
+    return VectorStoreQuery(
+        query_embedding=query.tolist(),
+        similarity_top_k=TOP_K,
+        filters=None if category is None else wanted,
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -14,7 +14,7 @@ from benchmarks.corpus import CutDocument, cut_documents, read_documents
 from benchmarks.peers import GivenBorders, as_chunks
 from benchmarks.race import Race
 from benchmarks.report import make_parser, write_report
-from benchmarks.work import encoder_flops, gemm_contestants, gemm_rates, log_passes
+from benchmarks.work import GEMM_FLOPS, encoder_flops, gemm_contestants, gemm_rates, log_passes
 from rag_embed import CharSpan, ContextualEmbedding, Encoder
 
 LLAMAINDEX = "LlamaIndex HuggingFaceEmbedding"
@@ -93,11 +93,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--rounds", type=int, default=7)
     options = parser.parse_args(argv)
     if options.quick:
-        options.documents, options.rounds = 2, 1
+        options.documents, options.rounds = 1, 1
 
     encoder = ContextualEmbedding(dtype="float32").encoder
     profile = encoder.profile
-    documents = cut_documents(read_documents(options.documents), encoder)
+    documents = cut_documents(read_documents(options.documents, is_short=options.quick), encoder)
     nodes = [node for document in documents for node in document.nodes]
     texts = [node.get_content(metadata_mode=MetadataMode.EMBED) for node in nodes]
     if texts != [node.get_content(metadata_mode=MetadataMode.NONE) for node in nodes]:
@@ -127,7 +127,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     contestants[CHONKIE] = chonkie(peer, documents, encoder)
 
     work = {name: log_once(embed, encoder, peer) for name, embed in contestants.items()}
-    gemms = gemm_contestants()
+    gemms = gemm_contestants(1e8 if options.quick else GEMM_FLOPS)
     Race.run(gemms, rounds=1)
     race = Race.run({**contestants, **gemms}, rounds=options.rounds)
     peak = max(gemm_rates(race).values())
@@ -155,6 +155,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 name: {
                     "median_s": round(race.median_s(name), 3),
                     "min_s": round(race.min_s(name), 3),
+                    "characters_per_s": round(characters / race.median_s(name)),
                     "tokens_per_s": round(content_tokens / race.median_s(name)),
                     "over_llamaindex": [round(x, 3) for x in race.speed_up(name, baseline)],
                     "over_best_peer": [round(x, 3) for x in race.speed_up(name, best_peer)],

@@ -71,13 +71,13 @@ def encoder_flops(lengths: Sequence[int], *, hidden: int, intermediate: int, lay
     return layers * sum(length * per_token + 4 * length**2 * hidden for length in lengths)
 
 
-def gemm_contestants() -> dict[str, Callable[[], object]]:
-    """Matrix products of the encoder's shapes and square ones, `GEMM_FLOPS` operations each, in float32."""
+def gemm_contestants(flops: float = GEMM_FLOPS) -> dict[str, Callable[[], object]]:
+    """Matrix products of the encoder's shapes and square ones, about `flops` operations each, in float32."""
     contestants: dict[str, Callable[[], object]] = {}
     for rows, inner, outer in _GEMM_SHAPES:
         x, weight = torch.randn(rows, inner), torch.randn(outer, inner)
-        repeats = max(1, round(GEMM_FLOPS / (2 * rows * inner * outer)))
-        contestants[f"gemm {rows}x{inner}x{outer}"] = partial(_multiply, x, weight, repeats)
+        repeats = max(1, round(flops / (2 * rows * inner * outer)))
+        contestants[f"gemm {rows}x{inner}x{outer} {repeats} times"] = partial(_multiply, x, weight, repeats)
     return contestants
 
 
@@ -89,12 +89,11 @@ def _multiply(x: torch.Tensor, weight: torch.Tensor, repeats: int) -> None:
 
 def gemm_rates(race: Race) -> dict[str, float]:
     """Median operations per second of each shape."""
-    return {
-        name: _gemm_flops(name) / race.median_s(name) for name in race.seconds if name.startswith("gemm ")
-    }
+    names = [name for name in race.seconds if name.startswith("gemm ")]
+    return {name.split()[1]: _gemm_flops(name) / race.median_s(name) for name in names}
 
 
-def _gemm_flops(name: str) -> float:
-    rows, inner, outer = map(int, name.removeprefix("gemm ").split("x"))
-    per_product = 2 * rows * inner * outer
-    return per_product * max(1, round(GEMM_FLOPS / per_product))
+def _gemm_flops(name: str) -> int:
+    _, shape, repeats, _ = name.split()
+    rows, inner, outer = map(int, shape.split("x"))
+    return 2 * rows * inner * outer * int(repeats)

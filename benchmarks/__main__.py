@@ -1,0 +1,12 @@
+"""Run all benchmarks, each in a process of its own, and render them: `python -m benchmarks [--quick]`."""
+
+import subprocess
+import sys
+
+from benchmarks.report import ROOT
+
+SCRIPTS = ("throughput", "memory", "seams", "store", "retrieval")
+
+for script in (*SCRIPTS, *([] if "--quick" in sys.argv else ["render"])):
+    print(f"== {script}", flush=True)
+    subprocess.run([sys.executable, "-m", f"benchmarks.{script}", *sys.argv[1:]], cwd=ROOT, check=True)

@@ -1,0 +1,265 @@
+"""The benchmarks run, count right, and render what they measured."""
+
+import json
+import random
+import statistics
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import BertConfig, BertModel
+
+from benchmarks import evalsets, render, report, seams
+from benchmarks.bootstrap import mean_interval
+from benchmarks.race import Race
+from benchmarks.tables import TABLES
+from benchmarks.work import encoder_flops, gemm_contestants, gemm_rates, log_passes
+from rag_embed.windows import make_windows
+
+
+def test_bootstrap_agrees_with_resampling_by_hand():
+    values = np.random.default_rng(3).standard_normal(40)
+    generator = random.Random(5)
+    means = sorted(statistics.fmean(generator.choices(values.tolist(), k=len(values))) for _ in range(10_000))
+    mean, low, high = mean_interval(values)
+    assert mean == pytest.approx(values.mean())
+    assert low == pytest.approx(means[250], abs=0.02)
+    assert high == pytest.approx(means[9750], abs=0.02)
+
+
+def test_bootstrap_is_the_same_every_time_and_exact_for_equal_values():
+    assert mean_interval(np.arange(9.0)) == mean_interval(np.arange(9.0))
+    assert mean_interval(np.full(7, 0.25), resamples=501) == (0.25, 0.25, 0.25)
+
+
+def test_flops_are_those_that_torch_counts():
+    config = BertConfig(
+        hidden_size=48,
+        num_attention_heads=4,
+        intermediate_size=160,
+        num_hidden_layers=3,
+        vocab_size=50,
+        attn_implementation="eager",
+    )
+    model = BertModel(config, add_pooling_layer=False).eval()
+    counted = 0
+    for length in (5, 17):
+        with FlopCounterMode(display=False) as counter, torch.inference_mode():
+            model(input_ids=torch.zeros(1, length, dtype=torch.long))
+        counted += counter.get_total_flops()
+    assert encoder_flops([5, 17], hidden=48, intermediate=160, layers=3) == counted
+
+
+def test_pass_log_tells_padding_from_tokens():
+    module = torch.nn.Identity()
+    ids = torch.zeros(2, 4, dtype=torch.long)
+    with log_passes(module) as log:
+        module({"input_ids": ids, "attention_mask": torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0]])})
+    module({"input_ids": ids})
+    assert log.lengths == [4, 2]
+    assert log.padding_share == pytest.approx(0.25)
+
+
+def test_race_lets_everybody_run_once_a_round_and_begins_with_another():
+    turns = []
+    race = Race.run({name: lambda name=name: turns.append(name) for name in "abc"}, rounds=3)
+    assert "".join(turns) == "abcbcacab"
+    assert all(len(seconds) == 3 for seconds in race.seconds.values())
+
+
+def test_speed_up_compares_within_rounds():
+    race = Race({"fast": [1.0, 2.0, 4.0], "slow": [2.0, 8.0, 12.0]})
+    assert race.speed_up("fast", "slow") == (3.0, 2.0, 4.0)
+    assert (race.median_s("fast"), race.min_s("slow")) == (2.0, 2.0)
+
+
+def test_gemm_rates_count_every_product():
+    contestants = gemm_contestants(1.0)
+    race = Race({name: [0.5] for name in contestants})
+    assert gemm_rates(race)["512x384x1536"] == 2 * 512 * 384 * 1536 / 0.5
+
+
+@pytest.mark.parametrize("overlap", [0, 7, 20])
+def test_every_window_rule_owns_each_token_once(overlap):
+    for windows in (
+        seams.believe_earlier(make_windows(131, capacity=40, overlap=overlap)),
+        seams.fixed_step_windows(131, 40, overlap),
+    ):
+        owned = [token for w in windows for token in range(w.own_start, w.own_end)]
+        assert owned == list(range(131))
+        assert all(w.start <= w.own_start <= w.own_end <= w.end for w in windows)
+
+
+@pytest.fixture
+def tiny_sets(tmp_path, monkeypatch):
+    folder = tmp_path / "eval" / "cuad_small"
+    folder.mkdir(parents=True)
+    text = "The lease ends in May. The rent is due on Monday."
+    corpus = [
+        {
+            "doc_id": f"d{i}",
+            "title": f"Contract {i}",
+            "text": f"{text} Party {i}.",
+            "chunks": [[0, 22], [23, 58]],
+        }
+        for i in range(6)
+    ]
+    queries = [{"query_id": f"q{i}", "text": f"When does the lease of party {i} end?"} for i in range(6)]
+    for name, rows in (("corpus", corpus), ("queries", queries)):
+        (folder / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    qrels = [f"q{i}\td{i}\t0\t1" for i in range(6)]
+    (folder / "qrels.tsv").write_text("\n".join(["query_id\tdoc_id\tchunk_index\trelevance", *qrels]))
+    monkeypatch.setenv("RAG_EMBED_EVAL", str(tmp_path / "eval"))
+    return tmp_path
+
+
+def test_a_sample_keeps_the_queries_it_can_answer(tiny_sets):
+    sample = evalsets.load_set("cuad_small", documents=4)
+    again = evalsets.load_set("cuad_small", documents=4)
+    assert sample == again
+    homes = {doc.doc_id for doc in sample.documents}
+    assert len(homes) == 4
+    assert {f"d{query[1:]}" for query in sample.queries} == homes
+    assert sample.competing().all()
+    assert len(evalsets.load_set("cuad_small", documents=None).documents) == 6
+
+
+def test_only_chunks_of_the_right_document_compete(tiny_sets, monkeypatch):
+    monkeypatch.setattr(evalsets, "_WITHIN_DOCUMENT", {"cuad_small"})
+    evalset = evalsets.load_set("cuad_small", documents=None)
+    assert evalset.competing().sum(axis=1).tolist() == [2] * 6
+    assert not evalset.has_titles
+
+
+def run_quick(script, folder, *words):
+    script.main(["--quick", "--results", str(folder), *words])
+    name = script.__name__.rpartition(".")[2]
+    result = json.loads((folder / f"{name}.json").read_text())
+    assert result["is_quick"]
+    assert result["command"] == f"python -m benchmarks.{name} --quick"
+    for source, make in TABLES.values():
+        if source == name:
+            assert "|" in make(result)
+    return result["results"]
+
+
+def test_retrieval_runs_and_keeps_vectors(tiny_sets, monkeypatch):
+    retrieval = pytest.importorskip(
+        "benchmarks.retrieval", reason="needs the extra bench", exc_type=ImportError
+    )
+    vectors = pytest.importorskip("benchmarks.vectors")
+    monkeypatch.setattr(vectors, "CACHE", tiny_sets)
+    first = run_quick(retrieval, tiny_sets, "--sets", "cuad_small", "medquad_train")
+    files = {path: path.stat().st_mtime_ns for path in (tiny_sets / "vectors").iterdir()}
+    assert run_quick(retrieval, tiny_sets, "--sets", "cuad_small") == first
+    assert files == {path: path.stat().st_mtime_ns for path in (tiny_sets / "vectors").iterdir()}
+    rows = {row["arm"]: row for row in first["cuad_small"]["rows"]}
+    assert rows["isolated"]["ndcg_10_difference"] == [0, 0, 0]
+    assert all(0 <= row["ndcg_10"] <= row["recall_10"] <= 1 for row in rows.values())
+
+
+def test_seams_runs(tmp_path):
+    rows = run_quick(seams, tmp_path)["rows"]
+    assert all(0 < row["chunk_vectors"][0] < 1 for row in rows)
+
+
+def test_store_runs(tmp_path):
+    from benchmarks import store
+
+    results = run_quick(store, tmp_path)
+    assert all(entry["query"]["exact_share"] == 1 for entry in results.values())
+    assert all(entry["filtered_query"]["exact_share"] == 1 for entry in results.values())
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_throughput_runs(tmp_path):
+    throughput = pytest.importorskip(
+        "benchmarks.throughput", reason="needs the extra bench", exc_type=ImportError
+    )
+    contestants = run_quick(throughput, tmp_path)["contestants"]
+    assert contestants["rag-embed isolated"]["padding_share"] == 0
+    assert len({entry["flops_needed"] for name, entry in contestants.items() if "batch" in name}) == 1
+    assert all(entry["flops_needed"] > 0 for entry in contestants.values())
+
+
+@pytest.mark.slow
+def test_memory_runs(tmp_path):
+    from benchmarks import memory
+
+    entry = run_quick(memory, tmp_path)["contestants"][memory.OURS]
+    assert all(probe["peak_mb"] >= probe["loaded_mb"] > 50 for probe in entry.values())
+
+
+STORE_RESULT = {
+    "name": "store",
+    "command": "python -m benchmarks.store",
+    "is_quick": False,
+    "date": "2026-01-01",
+    "commit": "abc",
+    "model": "none",
+    "data": "points",
+    "n": 3,
+    "interval": "none",
+    "machine": {
+        "cpu": "a chip",
+        "cores": 2,
+        "threads": 2,
+        "instructions": "AVX2",
+        "accelerator": None,
+        "torch": "2",
+    },
+    "results": {
+        "ours": {
+            "ingest_s": 1.5,
+            "query": {"median_ms": 2.5, "exact_share": 1.0},
+            "filtered_query": {"median_ms": 3.5, "exact_share": 0.9},
+        }
+    },
+}
+
+
+@pytest.fixture
+def project(tmp_path):
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "results").mkdir()
+    seams_marker = "<!-- results:seams -->\n<!-- /results -->\n"
+    page = f"before\n<!-- results:store -->\nold\n<!-- /results -->\nafter\n{seams_marker}"
+    (tmp_path / "docs" / "benchmarks.md").write_text(page)
+    (tmp_path / "README.md").write_text("no tables\n")
+    (tmp_path / "results" / "store.json").write_text(json.dumps(STORE_RESULT))
+    return tmp_path
+
+
+def test_check_fails_until_the_tables_are_rendered(project):
+    words = ["--root", str(project), "--results", str(project / "results")]
+    assert render.main([*words, "--check"]) == 1
+    assert "old" in (project / "docs" / "benchmarks.md").read_text()
+    assert render.main(words) == 0
+    page = (project / "docs" / "benchmarks.md").read_text()
+    assert page.startswith("before\n") and "\nafter\n" in page and "old" not in page
+    assert "| ours | 1.5 | 2.5 | 3.5 | 100% | 90% |" in page
+    assert page.endswith("<!-- results:seams -->\n<!-- /results -->\n")
+    assert render.main([*words, "--check"]) == 0
+
+
+def test_quick_results_are_not_rendered(project):
+    path = project / "results" / "store.json"
+    path.write_text(json.dumps({**STORE_RESULT, "is_quick": True}))
+    assert render.load_results(project / "results") == {}
+
+
+def test_an_unknown_table_is_refused():
+    with pytest.raises(ValueError, match="there is no table 'nothing'; expected one of throughput, "):
+        render.fill_tables("<!-- results:nothing -->\n<!-- /results -->", {})
+
+
+def test_documents_agree_with_the_results():
+    assert render.main(["--check"]) == 0
+
+
+def test_results_name_no_machine():
+    described = report.describe_machine()
+    assert described.keys() >= {"cpu", "cores", "threads", "torch", "load_average"}
+    assert str(report.ROOT) not in json.dumps(described)
