@@ -10,7 +10,7 @@ _BLOCK = 500
 
 
 def mean_interval(
-    values: Float[np.ndarray, items], *, resamples: int = RESAMPLES, seed: int = 0
+    values: Float[np.ndarray, " items"], *, resamples: int = RESAMPLES, seed: int = 0
 ) -> tuple[float, float, float]:
     """Mean, and the 2.5 % and 97.5 % percentiles of the means of resamples drawn with replacement."""
     generator, n = np.random.default_rng(seed), len(values)

@@ -68,7 +68,7 @@ def rerank(
     return Ranking(np.take_along_axis(first.order, inner, axis=1), np.take_along_axis(scores, inner, axis=1))
 
 
-def measure(evalset: EvalSet, ranking: Ranking) -> dict[str, Float[np.ndarray, queries]]:
+def measure(evalset: EvalSet, ranking: Ranking) -> dict[str, Float[np.ndarray, " queries"]]:
     """Each measure of each query."""
     ids = evalset.chunk_ids
     run = [
@@ -108,7 +108,7 @@ class Arm:
     name: str
     ranking: Ranking
     baseline: str
-    queries: Int[np.ndarray, queries]
+    queries: Int[np.ndarray, " queries"]
 
 
 def compare(evalset: EvalSet, cache: VectorCache, *, rerank_queries: int) -> list[dict[str, object]]:
@@ -142,7 +142,7 @@ def compare(evalset: EvalSet, cache: VectorCache, *, rerank_queries: int) -> lis
 
 
 def list_pairs(
-    evalset: EvalSet, first: Ranking, drawn: Int[np.ndarray, drawn]
+    evalset: EvalSet, first: Ranking, drawn: Int[np.ndarray, " drawn"]
 ) -> list[tuple[str, list[str]]]:
     """Each drawn query with the texts of its first candidates."""
     texts, questions = evalset.chunk_texts, list(evalset.queries.values())
@@ -157,8 +157,8 @@ def list_pairs(
 
 def _row(
     arm: Arm,
-    scores: Mapping[str, Float[np.ndarray, queries]],
-    baseline: Mapping[str, Float[np.ndarray, queries]],
+    scores: Mapping[str, Float[np.ndarray, " queries"]],
+    baseline: Mapping[str, Float[np.ndarray, " queries"]],
 ) -> dict[str, object]:
     row: dict[str, object] = {"arm": arm.name, "baseline": arm.baseline, "n": len(arm.queries)}
     for name in MEASURES:

@@ -69,7 +69,7 @@ def stitch(
     return torch.cat(pieces)
 
 
-def near_seams(token_count: int, windows: Sequence[Window]) -> Bool[np.ndarray, tokens]:
+def near_seams(token_count: int, windows: Sequence[Window]) -> Bool[np.ndarray, " tokens"]:
     """Tokens that two windows read, or that stand within `NEAR_TOKENS` of where ownership changes."""
     is_near = np.zeros(token_count, dtype=bool)
     for earlier, later in pairwise(windows):

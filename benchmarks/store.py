@@ -85,7 +85,7 @@ def open_stores(folder: Path) -> Iterator[dict[str, Callable[[], BasePydanticVec
 
 
 def find_exactly(
-    vectors: Float[np.ndarray, "count dim"], query: Float[np.ndarray, dim], category: int | None
+    vectors: Float[np.ndarray, "count dim"], query: Float[np.ndarray, " dim"], category: int | None
 ) -> set[int]:
     """The nearest by brute force."""
     scores = vectors @ query
@@ -123,7 +123,7 @@ def query_all(
     }
 
 
-def _make_request(query: Float[np.ndarray, dim], category: int | None) -> VectorStoreQuery:
+def _make_request(query: Float[np.ndarray, " dim"], category: int | None) -> VectorStoreQuery:
     wanted = MetadataFilters(filters=[MetadataFilter(key="category", value=category or 0)])
     return VectorStoreQuery(
         query_embedding=query.tolist(),
