@@ -1,0 +1,145 @@
+"""What the design says about modules: imports, names, sizes."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import rag_embed
+
+ROOT = Path(rag_embed.__file__).parent
+MODULES = sorted(ROOT.rglob("*.py"))
+RING_1 = {"errors", "stamp", "spans", "windows", "pooling", "prompts"}
+RING_2 = {"profiles", "checkpoint", "encoder", "late_chunking", "listwise"}
+ADAPTERS = {"llama_index", "qdrant_client", "qdrant_edge"}
+VAGUE_NAMES = {"utils", "util", "helpers", "helper", "common", "base", "manager", "misc", "core"}
+
+
+def name_of(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def part_of(path: Path) -> str:
+    """Name the module or subpackage directly below `rag_embed`."""
+    return path.relative_to(ROOT).parts[0].removesuffix(".py")
+
+
+def imported_modules(path: Path) -> set[str]:
+    """Every module that is imported anywhere in a file, inside functions and type checks included."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{name_of(path)} imports relatively"
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def imported_parts(path: Path) -> set[str]:
+    return {name.split(".")[1] for name in imported_modules(path) if name.startswith("rag_embed.")}
+
+
+def imported_packages(path: Path) -> set[str]:
+    return {name.split(".")[0] for name in imported_modules(path)}
+
+
+INNER = [path for path in MODULES if part_of(path) in RING_1 | RING_2]
+
+
+def test_the_rings_are_complete() -> None:
+    assert {part_of(path) for path in INNER} == RING_1 | RING_2
+    outer = {part_of(path) for path in MODULES} - RING_1 - RING_2
+    assert outer <= {
+        "__init__",
+        "__main__",
+        "llamaindex",
+        "qdrant",
+        "evaluation",
+        "training",
+        "cli",
+        "testing",
+    }
+
+
+@pytest.mark.parametrize("path", INNER, ids=name_of)
+def test_imports_go_inwards_only(path: Path) -> None:
+    ring = RING_1 if part_of(path) in RING_1 else RING_1 | RING_2
+    assert imported_parts(path) <= ring
+    assert not imported_packages(path) & (ADAPTERS | {"pydantic", "typer", "rich"})
+
+
+@pytest.mark.parametrize("path", [p for p in MODULES if part_of(p) in RING_1], ids=name_of)
+def test_the_innermost_ring_knows_no_models(path: Path) -> None:
+    assert not imported_packages(path) & {"transformers", "tokenizers", "safetensors", "huggingface_hub"}
+
+
+def test_the_store_knows_no_encoder() -> None:
+    for path in MODULES:
+        if part_of(path) == "qdrant":
+            assert not imported_parts(path) & RING_2, name_of(path)
+
+
+def test_importing_the_package_loads_nothing_heavy() -> None:
+    heavy = {"torch", "transformers", "tokenizers", "numpy", "pydantic"} | ADAPTERS
+    code = f"import sys, rag_embed; print(*sorted({heavy!r} & set(sys.modules)))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert done.stdout.split() == []
+
+
+def test_public_names_are_all_there_and_no_others() -> None:
+    assert rag_embed.__all__ == sorted(rag_embed.__all__)
+    assert set(rag_embed._HOMES) == set(rag_embed.__all__)
+    for name in rag_embed.__all__:
+        assert getattr(rag_embed, name).__name__ == name
+    assert set(rag_embed.__all__) <= set(dir(rag_embed))
+    checked = next(
+        node for node in ast.parse((ROOT / "__init__.py").read_text()).body if isinstance(node, ast.If)
+    )
+    assert {alias.name for node in checked.body for alias in node.names} == set(rag_embed.__all__)
+    with pytest.raises(AttributeError, match="has no attribute 'nonesuch'"):
+        rag_embed.nonesuch  # noqa: B018
+
+
+def test_every_error_is_raised_somewhere() -> None:
+    from tests.test_errors import defined_classes, drawn_tree
+
+    source = "\n".join(path.read_text(encoding="utf-8") for path in MODULES if path.name != "errors.py")
+    leaves = set(defined_classes()) - {base for bases in drawn_tree().values() for base in bases}
+    assert {name for name in leaves if f"{name}(" not in source} == set()
+
+
+@pytest.mark.parametrize("path", [p for p in MODULES if part_of(p) != "cli"], ids=name_of)
+def test_nothing_but_the_command_line_prints(path: Path) -> None:
+    calls = [
+        node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Call)
+    ]
+    assert not [call.lineno for call in calls if isinstance(call.func, ast.Name) and call.func.id == "print"]
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_modules_are_small_and_say_what_they_are(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert len(text.splitlines()) < 300
+    assert ast.get_docstring(ast.parse(text)), "a module without docstring"
+    assert path.stem not in VAGUE_NAMES
+    assert path.parent.name not in VAGUE_NAMES
+
+
+def test_the_package_says_that_it_is_typed() -> None:
+    assert (ROOT / "py.typed").is_file()
+
+
+def test_shapes_are_checked_in_tests_only() -> None:
+    code = (
+        "import torch, rag_embed.pooling as p\n"
+        "p.blend(torch.ones(1, 2), torch.ones(3, 2), 0.5)\n"
+        "import sys; assert 'beartype' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, timeout=60)
