@@ -28,7 +28,8 @@ class ChunkStamp:
     """Position of one chunk in its context text, and the origin of its vector.
 
     Attributes:
-        context: `hash_text` of the whole text the chunk is read in: its document, or several joined ones.
+        context: Names the whole text the chunk is read in (its document, or several joined ones): `hash_text`
+            of it, and behind a slash whose it is.
         start: First character of the chunk in the context text.
         end: One past its last character.
         before: Context text between the furthest end of all earlier chunks and `start`; mostly white space.

@@ -87,8 +87,7 @@ class ContextualEmbedding(BaseEmbedding):
         if self.embeddings_cache is not None:
             raise InputError(
                 "embeddings_cache keys vectors by text alone, so queries, chunks and contexts would "
-                "share them; "
-                "use the cache of an IngestionPipeline, which sees the chunk's document"
+                "share them; use the cache of an IngestionPipeline, which sees the chunk's document"
             )
         self.__dict__["model_name"] = self.model
         return self
@@ -162,17 +161,17 @@ class ContextualEmbedding(BaseEmbedding):
             raise AlignmentError(
                 f"{len(unstamped)} of {len(nodes)} nodes carry no stamp of their document, the first is "
                 f"{unstamped[0].node_id!r}; parse with LateChunkingNodeParser(node_parser=...) before "
-                "embedding, or "
-                "use strategy='isolated'"
+                "embedding, or use strategy='isolated'"
             )
+        # All documents are put together before the first is embedded: an error leaves every node as it was.
         pending = [
-            members
+            (members, "" if self.strategy == "isolated" else _rebuild(members))
             for members in contexts.values()
             if any(node.embedding is None or stamp.fingerprint != fingerprint for node, stamp in members)
         ]
         show_progress = bool(kwargs.get("show_progress")) or self.show_progress
-        for members in get_tqdm_iterable(pending, show_progress, "Embedding documents"):
-            self._embed_context(members, fingerprint)
+        for members, text in get_tqdm_iterable(pending, show_progress, "Embedding documents"):
+            self._embed_context(members, text, fingerprint)
         if unstamped:
             super().__call__(unstamped, show_progress=show_progress)
         return nodes
@@ -181,12 +180,10 @@ class ContextualEmbedding(BaseEmbedding):
         """Do the same in a worker thread."""
         return await asyncio.to_thread(self.__call__, nodes, **kwargs)
 
-    def _embed_context(self, members: Sequence[tuple[BaseNode, ChunkStamp]], fingerprint: str) -> None:
+    def _embed_context(
+        self, members: Sequence[tuple[BaseNode, ChunkStamp]], text: str, fingerprint: str
+    ) -> None:
         """Embed the chunks of one context and put vector and fingerprint on their nodes."""
-        text = _rebuild(
-            [node.get_content(metadata_mode=MetadataMode.NONE) for node, _ in members],
-            [s for _, s in members],
-        )
         texts = [node.get_content(metadata_mode=MetadataMode.EMBED) for node, _ in members]
         payload = self.to_payload()
         dispatcher.event(EmbeddingStartEvent(model_dict=payload))
@@ -239,7 +236,7 @@ class ContextualEmbedding(BaseEmbedding):
         prefix = self._prefix("document")
         return embed_isolated(self.encoder, [prefix + text for text in texts], options=self._window_options)
 
-    def embed_query(self, query: str) -> Float[Tensor, dim]:
+    def embed_query(self, query: str) -> Float[Tensor, " dim"]:
         """Embed a query, with the query prefix.
 
         Raises:
@@ -288,23 +285,29 @@ class ContextualEmbedding(BaseEmbedding):
         }
 
 
-def _rebuild(texts: Sequence[str], stamps: Sequence[ChunkStamp]) -> str:
+def name_context(text: str, owner: str) -> str:
+    """Name the text that chunks are read in; equal texts of two owners are two contexts."""
+    return f"{hash_text(text)}/{hash_text(owner)[:8]}"
+
+
+def _rebuild(members: Sequence[tuple[BaseNode, ChunkStamp]]) -> str:
     """Put a context text together from its chunks and what stood between them."""
-    length = max(stamp.end + len(stamp.after) for stamp in stamps)
+    pieces = [(node.get_content(metadata_mode=MetadataMode.NONE), stamp) for node, stamp in members]
+    length = max(stamp.end + len(stamp.after) for _, stamp in pieces)
     characters: list[str | None] = [None] * length
-    for text, stamp in zip(texts, stamps, strict=True):
-        piece = stamp.before + text + stamp.after
+    for text, stamp in pieces:
+        whole = stamp.before + text + stamp.after
         start = stamp.start - len(stamp.before)
-        characters[start : start + len(piece)] = piece
-    known = [character for character in characters if character is not None]
-    context = "".join(known)
-    if len(known) != length or hash_text(context) != stamps[0].context:
+        characters[start : start + len(whole)] = whole
+    context = "".join(character for character in characters if character is not None)
+    edited = sum(context[stamp.start : stamp.end] != text for text, stamp in pieces)
+    if edited or not pieces[0][1].context.startswith(hash_text(context)):
         raise AlignmentError(
-            f"{len(texts)} nodes do not add up to the document they were cut from ({length - len(known)} of "
-            f"{length} characters are missing, or a node's text was changed). Hand over all chunks of a "
-            "document "
-            "together, unchanged: put LateChunkingNodeParser(embed_model=...) into the pipeline instead of "
-            "embedding its nodes in parts or behind transformations that edit text"
+            f"{len(pieces)} nodes do not add up to the document they were cut from "
+            f"({characters.count(None)} of {length} characters are missing, {edited} texts are not where "
+            "they were). Hand over all chunks of a document together, unchanged: put "
+            "LateChunkingNodeParser(embed_model=...) into the pipeline instead of embedding its nodes in "
+            "parts or behind transformations that edit text"
         )
     return context
 

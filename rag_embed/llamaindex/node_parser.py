@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
@@ -13,23 +14,31 @@ from typing import Any
 
 import llama_index.core
 from llama_index.core.base.embeddings.base import BaseEmbedding
-from llama_index.core.node_parser import HierarchicalNodeParser, NodeParser, SentenceSplitter
+from llama_index.core.embeddings.loading import load_embed_model
+from llama_index.core.node_parser import (
+    HierarchicalNodeParser,
+    NodeParser,
+    SemanticSplitterNodeParser,
+    SentenceSplitter,
+)
 from llama_index.core.node_parser.loading import all_node_parsers
 from llama_index.core.schema import (
+    BaseComponent,
     BaseNode,
     Document,
     MetadataMode,
     NodeRelationship,
     RelatedNodeInfo,
+    RelatedNodeType,
     TextNode,
 )
 from llama_index.core.utils import get_tqdm_iterable
 from pydantic import Field, SerializeAsAny, field_validator, model_validator
 
 from rag_embed.errors import AlignmentError, InputError
-from rag_embed.llamaindex.embedding import ContextualEmbedding
+from rag_embed.llamaindex.embedding import ContextualEmbedding, name_context
 from rag_embed.spans import CharSpan, align_chunks
-from rag_embed.stamp import STAMP_KEY, ChunkStamp, hash_text
+from rag_embed.stamp import STAMP_KEY, ChunkStamp
 
 # LlamaIndex's splitters unpickle a tiktoken tokenizer in worker processes, which downloads its table unless
 # this variable is set; offline the pool then waits for ever. The table ships with llama-index-core.
@@ -39,6 +48,10 @@ os.environ.setdefault(
 
 _ID_NAMESPACE = uuid.UUID("6f1c1d8e-6a55-5c0e-9d3e-52a1f7b0c9aa")
 _CONTEXT_SEPARATOR = "\n\n"
+_PARSERS: dict[str, type[NodeParser]] = {
+    **all_node_parsers,
+    SemanticSplitterNodeParser.class_name(): SemanticSplitterNodeParser,
+}
 
 
 class LateChunkingNodeParser(NodeParser):
@@ -54,7 +67,7 @@ class LateChunkingNodeParser(NodeParser):
         embed_model: If given, nodes leave the parser with their vectors, which indexes and pipelines then
             keep.
         context_key: Metadata key whose value joins several documents into one context, such as "file_path"
-            for readers that make one document of each page.
+            for readers that make one document of each page. Only documents of one call are joined.
 
     Raises:
         AlignmentError: A chunk is not a part of its document, because the inner parser rewrites text.
@@ -78,12 +91,24 @@ class LateChunkingNodeParser(NodeParser):
     @field_validator("embed_model", mode="before")
     @classmethod
     def _load_embed_model(cls, value: object) -> object:
-        return ContextualEmbedding.from_dict(value) if isinstance(value, dict) else value
+        if not isinstance(value, dict):
+            return value
+        return _load_embedding(value)
+
+    @field_validator("node_parser", mode="before")
+    @classmethod
+    def _check_node_parser(cls, value: object) -> object:
+        if isinstance(value, dict):
+            raise InputError(
+                f"node_parser is written down as {value.get('class_name')!r}, which does not name one class "
+                "of LlamaIndex's parsers; construct it again instead of loading it from_dict"
+            )
+        return value
 
     def __getstate__(self) -> dict[str, Any]:
-        # The base class drops what cannot be pickled, from the live object too; callbacks stay in their
-        # process.
-        fields = {name: value for name, value in self.__dict__.items() if name != "callback_manager"}
+        # LlamaIndex's components drop what cannot be pickled from the live object too, so copies are pickled;
+        # callbacks stay in their process.
+        fields = {name: _detach(value) for name, value in self.__dict__.items() if name != "callback_manager"}
         return {
             "__dict__": fields,
             "__pydantic_fields_set__": self.__pydantic_fields_set__ - {"callback_manager"},
@@ -137,9 +162,27 @@ class LateChunkingNodeParser(NodeParser):
             _rename(nodes, document)
             result += nodes
             offset += len(text) + len(_CONTEXT_SEPARATOR)
-        for node, stamp in zip(result, make_stamps(context, places), strict=True):
+        for node, stamp in zip(result, make_stamps(context, places, owner=documents[0].node_id), strict=True):
             stamp_node(node, stamp)
         return list(result)
+
+
+def _detach(value: object) -> object:
+    """Copy components, with components inside them, as deep as their fields."""
+    if isinstance(value, dict):
+        return {key: _detach(part) for key, part in value.items()}
+    if isinstance(value, BaseComponent):
+        twin = copy(value)
+        twin.__dict__.update({name: _detach(part) for name, part in value.__dict__.items()})
+        return twin
+    return value
+
+
+def _load_embedding(data: dict[str, Any]) -> BaseEmbedding:
+    """Load an embedding model of ours, or one that LlamaIndex knows by its name."""
+    if data.get("class_name", ContextualEmbedding.class_name()) == ContextualEmbedding.class_name():
+        return ContextualEmbedding.from_dict(data)
+    return load_embed_model(data)
 
 
 def _is_serialised_function(value: object) -> bool:
@@ -152,30 +195,34 @@ def _revive(value: object) -> object:
     if not isinstance(value, dict):
         return value
     parts = {key: _revive(part) for key, part in value.items() if not _is_serialised_function(part)}
-    parser_class = all_node_parsers.get(str(value.get("class_name")))
-    if parser_class is None:
+    class_name = str(value.get("class_name"))
+    if class_name == ContextualEmbedding.class_name():
+        return ContextualEmbedding.from_dict(value)
+    parser_class = _PARSERS.get(class_name)
+    # MarkdownNodeParser has not given itself a name, nor have others.
+    if parser_class is None or (class_name == "base_component" and "header_path_separator" not in value):
         return parts
     if parser_class is HierarchicalNodeParser:
         raise InputError(
             "a HierarchicalNodeParser does not write down its inner parsers' sizes, so it cannot be read "
-            "back; "
-            "construct it again instead of loading it from_dict"
+            "back; construct it again instead of loading it from_dict"
         )
     parts.pop("class_name")
     return parser_class(**parts)
 
 
-def make_stamps(context: str, places: Sequence[tuple[int, CharSpan]]) -> list[ChunkStamp]:
+def make_stamps(context: str, places: Sequence[tuple[int, CharSpan]], *, owner: str = "") -> list[ChunkStamp]:
     """Describe chunks so that any one level of them rebuilds the context.
 
     Args:
         context: The whole text.
         places: Level (0 for the coarsest) and span of each chunk.
+        owner: Id of the first document in the context.
 
     Returns:
         One stamp per chunk in the given order.
     """
-    context_hash = hash_text(context)
+    name = name_context(context, owner)
     stamps: dict[int, ChunkStamp] = {}
     order = sorted(range(len(places)), key=lambda index: (places[index][0], places[index][1]))
     for _, members in groupby(order, key=lambda index: places[index][0]):
@@ -183,9 +230,7 @@ def make_stamps(context: str, places: Sequence[tuple[int, CharSpan]]) -> list[Ch
         covered = 0
         for index in level:
             span = places[index][1]
-            stamps[index] = ChunkStamp(
-                context_hash, span.start, span.end, before=context[covered : span.start]
-            )
+            stamps[index] = ChunkStamp(name, span.start, span.end, before=context[covered : span.start])
             covered = max(covered, span.end)
         last = max(level, key=lambda index: places[index][1].end)
         stamps[last] = replace(stamps[last], after=context[covered:])
@@ -203,6 +248,7 @@ def stamp_node(node: BaseNode, stamp: ChunkStamp) -> None:
 def _parse_document(parser: NodeParser, document: BaseNode) -> list[TextNode]:
     """Run the inner parser on one document; blank chunks and copied vectors are left out."""
     nodes: list[TextNode] = []
+    blanks: dict[str, TextNode] = {}
     for node in parser.get_nodes_from_documents([document]):  # type: ignore[list-item]  # as core's __call__ does
         if not isinstance(node, TextNode):
             raise InputError(
@@ -212,7 +258,27 @@ def _parse_document(parser: NodeParser, document: BaseNode) -> list[TextNode]:
         if node.text.strip():
             node.embedding = None
             nodes.append(node)
+        else:
+            blanks[node.node_id] = node
+    for node in nodes:
+        node.relationships = _bypass(node.relationships, blanks)
     return nodes
+
+
+def _bypass(
+    relationships: Mapping[NodeRelationship, RelatedNodeType], dropped: Mapping[str, TextNode]
+) -> dict[NodeRelationship, RelatedNodeType]:
+    """Lead relationships past dropped nodes, to the next neighbour that is left."""
+    result: dict[NodeRelationship, RelatedNodeType] = {}
+    for kind, related in relationships.items():
+        target: RelatedNodeType | None = related
+        while isinstance(target, RelatedNodeInfo) and target.node_id in dropped:
+            target = dropped[target.node_id].relationships.get(kind)
+        if isinstance(target, list):
+            target = [info for info in target if info.node_id not in dropped]
+        if target is not None:
+            result[kind] = target
+    return result
 
 
 def _parent_id(node: BaseNode) -> str | None:

@@ -121,14 +121,14 @@ class ListwiseRerank(BaseNodePostprocessor):
 
     def _first_scores(
         self, candidates: Sequence[NodeWithScore], query: QueryBundle, stored: Float[Tensor, "candidates dim"]
-    ) -> Float[Tensor, candidates]:
+    ) -> Float[Tensor, " candidates"]:
         """The first stage's scores; where it gave none, the cosine with the query vector."""
         scores = [candidate.score for candidate in candidates]
         if any(score is None for score in scores):
             return cosine_scores(self._query_vector(query), stored)
         return as_matrix([[score] for score in scores if score is not None])[:, 0]
 
-    def _query_vector(self, query: QueryBundle) -> Float[Tensor, dim]:
+    def _query_vector(self, query: QueryBundle) -> Float[Tensor, " dim"]:
         """The query vector that the retriever left in the bundle, or a new one."""
         if query.embedding is not None:
             return as_matrix([query.embedding])[0]
