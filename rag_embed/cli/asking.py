@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Annotated, Optional
 
 import typer
@@ -86,15 +87,21 @@ def chat(
         raise typer.BadParameter(str(error)) from error
     place = make_place(store, url, api_key, collection)
     chosen = {"top_k": top_k, "candidates": candidates, "rerank": rerank.value}
+    failures = 0
     with open_searcher(
         place, make_model_options(model, strategy, alpha), filters, output, **chosen
     ) as searcher:
         conversation = Conversation(searcher, language_model)
-        for turn in converse(conversation, read_questions(output)):
-            if json:
-                output.json(turn_as_json(turn))
-            else:
-                output.turn(turn)
+        # What an LLM prints goes elsewhere; a person's terminal stays as it is, for the sake of line editing.
+        with output.reserved() if json else nullcontext():
+            for turn in converse(conversation, read_questions(output)):
+                if json:
+                    output.json(turn_as_json(turn))
+                else:
+                    output.turn(turn)
+                failures += turn.error is not None
+    if failures:
+        raise typer.Exit(opt.ExitCode.FAILED)
 
 
 def info(

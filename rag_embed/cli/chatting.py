@@ -11,11 +11,12 @@ from llama_index.core.chat_engine import CondensePlusContextChatEngine
 from llama_index.core.chat_engine.types import BaseChatEngine
 from llama_index.core.llms import LLM
 from llama_index.core.memory import ChatMemoryBuffer
+from llama_index.core.response_synthesizers import CompactAndRefine
 
 from rag_embed.cli.extracting import ExtractiveChatEngine
 from rag_embed.cli.fitting import ContextFit, passage_budget
 from rag_embed.cli.searching import Passage, Searcher, parse_value
-from rag_embed.errors import InputError
+from rag_embed.errors import InputError, ModelError, RagEmbedError
 
 QUIT, RESET = "/quit", "/reset"
 
@@ -23,6 +24,10 @@ PROMPT = (
     "Answer from the numbered passages below and cite each one you use by its number, such as [1]. "
     "If they do not answer the question, say so.\n\n{context_str}\n\n"
 )
+
+# LlamaIndex computes the room for passages with the longer of its two prompts, so this one stays the shorter;
+# it is not used where passages fit. Its own would take 400 tokens.
+REFINE_PROMPT = "Improve the answer by these passages.\n\n{context_msg}\n\nAnswer:\n{existing_answer}\n\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +41,7 @@ class Turn:
         left_out: Passages that were found and did not fit into the LLM's context.
         cut: Tokens of the first passage shown and in all, if not even that one fitted whole.
         searched: What was searched, where that is not the question itself.
+        error: Why there is no answer; None if there is one.
     """
 
     question: str
@@ -44,6 +50,18 @@ class Turn:
     left_out: Sequence[Passage] = ()
     cut: tuple[int, int] | None = None
     searched: str | None = None
+    error: str | None = None
+
+
+class _FittedChatEngine(CondensePlusContextChatEngine):
+    """Gives the passages the room that the base class keeps for refining: fitted passages need one prompt."""
+
+    def _get_response_synthesizer(
+        self, chat_history: list[ChatMessage], streaming: bool = False
+    ) -> CompactAndRefine:
+        synthesizer = super()._get_response_synthesizer(chat_history, streaming)
+        synthesizer._response_padding_size = 0
+        return synthesizer
 
 
 class Conversation:
@@ -63,11 +81,12 @@ class Conversation:
             return
         # The oldest messages go first: a long conversation must not take the room of the passages.
         self._memory = ChatMemoryBuffer.from_defaults(token_limit=max(1, llm.metadata.context_window // 4))
-        self.engine = CondensePlusContextChatEngine.from_defaults(
+        self.engine = _FittedChatEngine.from_defaults(
             retriever=searcher.retriever,
             llm=llm,
             memory=self._memory,
             context_prompt=PROMPT,
+            context_refine_prompt=REFINE_PROMPT,
             node_postprocessors=[*searcher.postprocessors, self._fit],
         )
 
@@ -76,6 +95,7 @@ class Conversation:
 
         Raises:
             ContextOverflowError: Question and conversation leave no room for passages in the LLM's context.
+            ModelError: The LLM failed.
         """
         if self._llm is None:
             response = self.engine.chat(question)
@@ -89,7 +109,15 @@ class Conversation:
             )
         history: list[ChatMessage] = self._memory.get(input=question)
         self._fit.max_tokens = passage_budget(self._llm, prompt=PROMPT, history=history, message=question)
-        response = self.engine.chat(question)
+        try:
+            response = self.engine.chat(question)
+        except RagEmbedError:
+            raise
+        except Exception as error:  # LLMs are third-party code and raise what they like
+            raise ModelError(
+                f"{type(self._llm).__name__} gave no answer ({type(error).__name__}: {error}); check that it is "
+                "reachable and what --llm-arg tells it"
+            ) from error
         return Turn(question, str(response), self._fit.kept, self._fit.left_out, self._fit.cut)
 
     def reset(self) -> None:
@@ -98,7 +126,11 @@ class Conversation:
 
 
 def converse(conversation: Conversation, lines: Iterable[str]) -> Iterator[Turn]:
-    """Answer line after line, until they end or one says /quit; /reset forgets what was said."""
+    """Answer line after line, until they end or one says /quit; /reset forgets what was said.
+
+    A question that does not fit into the LLM's context, or holds no word, or an LLM that fails, does not end
+    the conversation: the turn carries the error.
+    """
     for line in lines:
         question = line.strip()
         if question == QUIT:
@@ -106,7 +138,10 @@ def converse(conversation: Conversation, lines: Iterable[str]) -> Iterator[Turn]
         if question == RESET:
             conversation.reset()
         elif question:
-            yield conversation.ask(question)
+            try:
+                yield conversation.ask(question)
+            except (ModelError, InputError) as error:
+                yield Turn(question, "", (), error=str(error))
 
 
 def load_llm(name: str, arguments: Sequence[str]) -> LLM:

@@ -19,11 +19,11 @@ from rag_embed.qdrant import QdrantChunkStore
 
 ISOLATED, CONTEXTUAL, RERANKED = "isolated chunks", "contextual chunks", "contextual + reranked"
 
+# One each where context finds more, where it changes little, and where it finds less.
 PYDOC_QUESTIONS = (
-    "What happens to an exception when the finally clause executes a return?",
+    "How do strings compare?",
     "When are default parameter values evaluated?",
-    "Which method is called when an attribute is not found in the usual places?",
-    "How do I print a number with a thousands separator?",
+    "What happens when the finally clause executes a return statement?",
 )
 _DERIVED_QUESTIONS = 3
 _DERIVED_CHARACTERS = 100

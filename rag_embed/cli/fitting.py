@@ -15,6 +15,8 @@ from rag_embed.errors import ContextOverflowError
 
 SLACK_TOKENS = 48
 """Kept free for what a chat format puts around messages."""
+MESSAGE_TOKENS = 6
+"""The same for each message of the conversation so far."""
 
 _JOINT_TOKENS = 2  # LlamaIndex joins passages by blank lines
 _SHORTEST_CUT = 24
@@ -90,7 +92,7 @@ def passage_budget(llm: LLM, *, prompt: str, history: Sequence[ChatMessage], mes
         output = min(DEFAULT_OUTPUT_TOKENS, window // 4)
     texts = [prompt, message, *(str(entry.content) for entry in history)]
     used = [count_tokens(text) for text in texts]
-    room = window - output - sum(used) - SLACK_TOKENS
+    room = window - output - sum(used) - SLACK_TOKENS - MESSAGE_TOKENS * len(history)
     if room < _SHORTEST_CUT:
         raise ContextOverflowError(
             f"the LLM reads {window} tokens; {output} are kept for its answer, and instructions, question "

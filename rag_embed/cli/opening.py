@@ -104,9 +104,9 @@ class ModelOptions:
                     return other
         raise FingerprintMismatchError(
             f"collection {schema.collection_name!r} stores vectors made by {schema.fingerprint!r}; "
-            f"this model has fingerprint {found!r}. Leave out --model, --strategy and --alpha to use what the "
-            "collection was made with, name another --collection, or run `rag-embed index --rebuild` to delete "
-            "it and index again"
+            f"this model has fingerprint {found!r}. Leave out --model, --strategy and --alpha to use what "
+            "the collection was made with, name another --collection, or run `rag-embed index --rebuild` "
+            "to delete it and index again"
         )
 
 
@@ -119,5 +119,6 @@ def _read_fingerprint(schema: CollectionSchema) -> tuple[str, Strategy]:
                 return parts[0].rsplit("@", 1)[0], strategy
     raise StoreError(
         f"collection {schema.collection_name!r} carries the fingerprint {schema.fingerprint!r}; expected one "
-        "that this rag-embed wrote. Name another --collection, or run `rag-embed index --rebuild` to replace it"
+        "that this rag-embed wrote. Name another --collection, or run `rag-embed index --rebuild` to replace "
+        "it"
     )

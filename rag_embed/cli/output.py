@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
@@ -20,7 +21,8 @@ if TYPE_CHECKING:
     from rag_embed.llamaindex.corpus import Progress as OnStep
     from rag_embed.llamaindex.corpus import SyncReport, SyncStep
 
-SNIPPET_CHARACTERS = 260
+SNIPPET_CHARACTERS = 180
+_RULE = re.compile(r"[*=~^#_-]{4,}")  # the lines under headings
 
 
 class Output:
@@ -77,6 +79,9 @@ class Output:
 
     def turn(self, turn: Turn) -> None:
         """Show one answer with its sources."""
+        if turn.error is not None:
+            self.error(turn.error)
+            return
         if turn.searched is not None:
             self.note(f"searched: {turn.searched}")
         self._out.print(Text(turn.answer))
@@ -165,10 +170,14 @@ def turn_as_json(turn: Turn) -> dict[str, object]:
         "left_out": places(turn.left_out),
         "cut": None if turn.cut is None else {"shown_tokens": turn.cut[0], "total_tokens": turn.cut[1]},
         "searched": turn.searched or turn.question,
+        "error": turn.error,
     }
 
 
 def _cell(passage: Passage) -> Text:
-    text = " ".join(passage.text.split())
+    text = " ".join(_RULE.sub("", passage.text).split())
     shown = text if len(text) <= SNIPPET_CHARACTERS else f"{text[:SNIPPET_CHARACTERS].rstrip()} …"
-    return Text.assemble((f"{passage.score:.3f} ", "bold"), (passage.place, "cyan"), f"\n{shown}")
+    span = f"{passage.start}-{passage.end}"
+    return Text.assemble(
+        (f"{passage.score:.3f}", "bold"), f"  {span}\n", (passage.document, "cyan"), f"\n{shown}"
+    )

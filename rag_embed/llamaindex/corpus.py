@@ -1,9 +1,9 @@
 """Keep a store in step with documents that come, change and go.
 
 What is in the store is found out by asking the store; there is no second record to lose or to contradict it.
-A document is up to date when the store holds exactly the chunks that parsing gives now, each of them with this
-model's fingerprint. So a document that was written half, in any way, counts as changed, and the next run puts
-it right; parsing is cheap, and only embedding is saved.
+A document is up to date when the store holds exactly the chunks that parsing gives now, each of them with
+this model's fingerprint. So a document that was written half, in any way, counts as changed, and the next run
+puts it right; parsing is cheap, and only embedding is saved.
 """
 
 from __future__ import annotations
@@ -144,8 +144,8 @@ class Corpus:
         counts = Counter(document.node_id for document in documents)
         if doubles := [document_id for document_id, count in counts.items() if count > 1]:
             raise InputError(
-                f"{len(doubles)} document ids are given more than once, the first is {doubles[0]!r}; expected "
-                "one id per document, the same in every run"
+                f"{len(doubles)} document ids are given more than once, the first is {doubles[0]!r}; "
+                "expected one id per document, the same in every run"
             )
         schema = self._store.info()
         if schema is not None:

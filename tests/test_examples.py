@@ -1,0 +1,80 @@
+"""The examples, run as they are."""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import os
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+
+
+def load(name: str) -> Callable[..., None]:
+    spec = importlib.util.spec_from_file_location(f"example_{name}", EXAMPLES / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    main: Callable[..., None] = module.main
+    return main
+
+
+@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.stem)
+def test_examples_are_short(path: Path) -> None:
+    assert len(path.read_text(encoding="utf-8").splitlines()) < 60
+
+
+def test_drop_in(capsys: pytest.CaptureFixture[str]) -> None:
+    load("drop_in")()
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 2
+    assert all("  assert:" in line for line in lines)
+
+
+def test_qdrant_server_in_memory(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("QDRANT_URL", raising=False)
+    load("qdrant_server")()
+    first, second = capsys.readouterr().out.splitlines()
+    assert "a-leave" in first
+    assert "a-travel" in second  # and nothing of the other tenant
+
+
+@pytest.mark.server
+@pytest.mark.skipif("QDRANT_URL" not in os.environ, reason="QDRANT_URL is not set")
+def test_qdrant_server(capsys: pytest.CaptureFixture[str]) -> None:
+    from rag_embed import QdrantChunkStore
+
+    name = f"example-{uuid.uuid4()}"
+    try:
+        load("qdrant_server")(name)
+        assert "a-leave" in capsys.readouterr().out.splitlines()[0]
+    finally:
+        url, key = os.environ["QDRANT_URL"], os.environ.get("QDRANT_API_KEY")
+        with QdrantChunkStore(name, url=url, api_key=key) as store:
+            store.clear()
+
+
+def test_ingestion_pipeline(capsys: pytest.CaptureFixture[str]) -> None:
+    load("ingestion_pipeline")()
+    first, again, changed = capsys.readouterr().out.splitlines()
+    assert first.startswith("first run: 2 chunks embedded")
+    assert again == "the same again: 0 chunks embedded (0 tokens), 2 in the store"
+    assert changed.startswith("one document changed: 1 chunks embedded")
+    assert changed.endswith("2 in the store")
+
+
+@pytest.mark.parametrize("llm", [(), ("llama_index.core.llms:MockLLM", "max_tokens=3")])
+def test_terminal_chatbot(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, llm: tuple[str, ...]
+) -> None:
+    (tmp_path / "ferry.txt").write_text("The ferry leaves every hour. Dogs pay half.", encoding="utf-8")
+    monkeypatch.setattr("sys.stdin", io.StringIO("What do dogs pay?\n/quit\n"))
+    load("terminal_chatbot")(str(tmp_path), *llm)
+    answer, *rest = capsys.readouterr().out.splitlines()
+    assert answer == ("text text text" if llm else "Dogs pay half.")
+    assert any(line.startswith("[1] ") and "ferry.txt:" in line for line in rest)
