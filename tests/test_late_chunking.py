@@ -169,9 +169,9 @@ def test_isolated_vectors_equal_sentence_transformers(minilm: Encoder) -> None:
     from sentence_transformers import SentenceTransformer
 
     paragraphs = [part for name in sorted(TOPICS) for part in TOPICS[name].split("\n\n") if part.strip()]
-    short = [part for part in paragraphs[::3] if len(part) < 180]
-    long = ["\n\n".join(paragraphs[i : i + 6]) for i in range(0, 60, 6)]
-    chunks = [*short[:330], *long]
+    short = [part for part in paragraphs[::3] if len(part) < 130]
+    long = ["\n\n".join(paragraphs[i : i + 6]) for i in range(0, 30, 6)]
+    chunks = [*short[:310], *long]
     model = SentenceTransformer(str(minilm.profile.folder), device="cpu", local_files_only=True)
     model.max_seq_length = 512
     fitting = [len(tokens) <= minilm.capacity for tokens in minilm.tokenize_all(chunks)]

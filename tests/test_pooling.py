@@ -51,9 +51,9 @@ def test_the_order_of_windows_does_not_matter() -> None:
 
 
 def test_states_in_half_precision_are_summed_in_float32() -> None:
-    # 4096 ones summed in bfloat16 stop at 256.
-    states = torch.ones(4096, 3, dtype=torch.bfloat16)
-    assert pool_spans(states, [TokenSpan(0, 4096)]).tolist() == [[1.0, 1.0, 1.0]]
+    # 4097 is no number of bfloat16; its neighbour is 4096.
+    states = torch.ones(4097, 3, dtype=torch.bfloat16)
+    assert pool_spans(states, [TokenSpan(0, 4097)]).tolist() == [[1.0, 1.0, 1.0]]
 
 
 def test_no_spans_no_vectors() -> None:

@@ -141,9 +141,9 @@ WORD = "the "
 )
 def test_periodic_text_of_100_kb(chunks: list[str]) -> None:
     text = WORD * 25_000 + "end"
-    began = time.perf_counter()
+    began = time.process_time()
     spans = align_chunks(text, chunks)
-    assert time.perf_counter() - began < 5
+    assert time.process_time() - began < 5
     previous = 0
     for chunk, span in zip(chunks, spans, strict=True):
         assert span.start >= previous
@@ -153,10 +153,10 @@ def test_periodic_text_of_100_kb(chunks: list[str]) -> None:
 
 def test_periodic_text_whose_chunks_do_not_fit_is_refused_soon() -> None:
     text = "start " + WORD * 25_000
-    began = time.perf_counter()
+    began = time.process_time()
     with pytest.raises(AlignmentError, match=r"chunk 299 of 301, .* only behind the start of chunk 300"):
         align_chunks(text, [WORD * 80] * 300 + ["start the"])
-    assert time.perf_counter() - began < 5
+    assert time.process_time() - began < 5
 
 
 @pytest.mark.parametrize(
