@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from dataclasses import dataclass
-from itertools import cycle
 from pydoc_data.topics import topics
 
 from llama_index.core.node_parser import SentenceSplitter
@@ -12,8 +11,8 @@ from llama_index.core.schema import BaseNode, Document
 
 from rag_embed import Encoder, LateChunkingNodeParser
 
-CHUNK_SIZES = (64, 96, 128, 192, 256, 384, 500)
-"""Chunk sizes in the model's tokens; each document is cut with the next one."""
+CHUNK_SIZES = (500, 384, 256, 192, 128, 96, 64)
+"""Chunk sizes in the model's tokens; the longest documents get the longest chunks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,10 +40,14 @@ def read_text(characters: int) -> str:
 def cut_documents(documents: list[Document], encoder: Encoder) -> list[CutDocument]:
     """Chunk with LlamaIndex's sentence splitter, in sizes that vary from document to document.
 
-    No chunk is too long for the model, so nobody has to truncate, and chunks do not overlap.
+    Each size cuts about as much text as any other. No chunk is too long for the model, so nobody has to
+    truncate, and chunks do not overlap.
     """
     result = []
-    for document, size in zip(documents, cycle(CHUNK_SIZES)):
+    cut_characters = dict.fromkeys(CHUNK_SIZES, 0)
+    for document in sorted(documents, key=lambda document: -len(document.text)):
+        size = min(CHUNK_SIZES, key=cut_characters.__getitem__)
+        cut_characters[size] += len(document.text)
         splitter = SentenceSplitter(
             chunk_size=size, chunk_overlap=0, tokenizer=lambda text: encoder.tokenize(text).ids.tolist()
         )

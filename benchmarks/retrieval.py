@@ -29,6 +29,7 @@ LIST_WEIGHTS = (0.25, 0.5, 1.0)
 FEEDBACK = ((3, 0.3), (3, 0.6), (5, 0.3), (10, 0.5))
 """How many candidates are taken as relevant, and how far they draw the query."""
 ALPHAS = (0.25, 0.5, 0.75)
+QUICK_SETS = ("anthropic_codebase", "medquad_train", "qmsum_train")
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,7 +178,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     model = ContextualEmbedding(dtype="float32")
     results: dict[str, object] = {}
     rerank_queries = 5 if options.quick else options.rerank_queries
-    for name in options.sets or DEFAULT_DOCUMENTS:
+    for name in options.sets or (QUICK_SETS if options.quick else DEFAULT_DOCUMENTS):
         if not (sets_folder() / name / "corpus.jsonl").is_file():
             print(f"{name}: skipped, it is not in $RAG_EMBED_EVAL nor in ../shared/eval")
             continue
