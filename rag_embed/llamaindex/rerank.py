@@ -5,17 +5,25 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal
 
+import torch
 from jaxtyping import Float
 from llama_index.core.callbacks import CBEventType, EventPayload
 from llama_index.core.instrumentation import get_dispatcher
 from llama_index.core.instrumentation.events.rerank import ReRankEndEvent, ReRankStartEvent
 from llama_index.core.postprocessor.types import BaseNodePostprocessor
 from llama_index.core.schema import BaseNode, MetadataMode, NodeWithScore, QueryBundle
+from llama_index.core.vector_stores import SimpleVectorStore
 from llama_index.core.vector_stores.types import BasePydanticVectorStore
 from pydantic import Field, SerializeAsAny, field_validator
 from torch import Tensor
 
-from rag_embed.errors import FingerprintMismatchError, InputError, MissingVectorError, NonFiniteError
+from rag_embed.errors import (
+    DimensionMismatchError,
+    FingerprintMismatchError,
+    InputError,
+    MissingVectorError,
+    NonFiniteError,
+)
 from rag_embed.listwise import as_matrix, cosine_scores, embed_list, fuse_scores, move_to_feedback
 from rag_embed.llamaindex.embedding import ContextualEmbedding
 from rag_embed.prompts import QUERY_IN_CONTEXT
@@ -49,6 +57,7 @@ class ListwiseRerank(BaseNodePostprocessor):
     Raises:
         InputError: There is no query.
         MissingVectorError: Candidates carry no vector and no store has one.
+        DimensionMismatchError: Stored vectors have another size than `embed_model` makes.
         FingerprintMismatchError: A candidate's vector was made in another way than `embed_model` makes them.
         ContextOverflowError: The query leaves no room for the candidates.
     """
@@ -115,7 +124,7 @@ class ListwiseRerank(BaseNodePostprocessor):
             vector = move_to_feedback(
                 self._query_vector(query), stored[: self.feedback_candidates], weight=self.feedback_weight
             )
-        scores = fuse_scores(first, cosine_scores(vector, stored), weight=self.weight)
+        scores = fuse_scores(first, _score_each(vector, stored), weight=self.weight)
         order = scores.argsort(descending=True, stable=True).tolist()[: self.top_n]
         return [_with_score(candidates[index], float(scores[index]), shown[index]) for index in order]
 
@@ -125,7 +134,7 @@ class ListwiseRerank(BaseNodePostprocessor):
         """The first stage's scores; where it gave none, the cosine with the query vector."""
         scores = [candidate.score for candidate in candidates]
         if any(score is None for score in scores):
-            return cosine_scores(self._query_vector(query), stored)
+            return _score_each(self._query_vector(query), stored)
         return as_matrix([[score] for score in scores if score is not None])[:, 0]
 
     def _query_vector(self, query: QueryBundle) -> Float[Tensor, " dim"]:
@@ -149,8 +158,7 @@ class ListwiseRerank(BaseNodePostprocessor):
         vectors = {node.node_id: node.embedding for node in nodes if node.embedding is not None}
         missing = [node.node_id for node in nodes if node.node_id not in vectors]
         if missing and self.vector_store is not None:
-            found = self.vector_store.get_nodes(node_ids=missing)
-            vectors.update({node.node_id: node.embedding for node in found if node.embedding is not None})
+            vectors.update(_fetch_vectors(self.vector_store, missing))
         if absent := [node_id for node_id in missing if node_id not in vectors]:
             raise MissingVectorError(
                 f"{len(absent)} of {len(nodes)} candidates come without a vector, the first is "
@@ -162,6 +170,12 @@ class ListwiseRerank(BaseNodePostprocessor):
                 )
             )
         stored = as_matrix([vectors[node.node_id] for node in nodes])
+        profile = self.embed_model.profile
+        if stored.shape[1] != profile.dim:
+            raise DimensionMismatchError(
+                f"stored vectors have {stored.shape[1]} dimensions; encoder {profile.name!r} makes "
+                f"{profile.dim}. Rerank with the model that the collection was built with"
+            )
         if not bool(stored.isfinite().all()):
             raise NonFiniteError("a stored vector holds NaN or infinity; index the collection again")
         return stored
@@ -175,6 +189,21 @@ class ListwiseRerank(BaseNodePostprocessor):
             "__pydantic_extra__": None,
             "__pydantic_private__": None,
         }
+
+
+def _fetch_vectors(store: BasePydanticVectorStore, node_ids: list[str]) -> dict[str, list[float]]:
+    """Ask a store for the vectors that it has, in one call."""
+    if isinstance(store, SimpleVectorStore):  # keeps vectors and no nodes
+        return {i: store.get(i) for i in node_ids if i in store.data.embedding_dict}
+    found = store.get_nodes(node_ids=node_ids)
+    return {node.node_id: node.embedding for node in found if node.embedding is not None}
+
+
+def _score_each(
+    vector: Float[Tensor, " dim"], stored: Float[Tensor, "candidates dim"]
+) -> Float[Tensor, " candidates"]:
+    """Cosines, one by one: a matrix product rounds its rows differently, and equal vectors must stay tied."""
+    return torch.cat([cosine_scores(vector, one[None]) for one in stored])
 
 
 def _with_score(candidate: NodeWithScore, score: float, shown: str | None) -> NodeWithScore:
