@@ -8,19 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from llama_index.core.schema import BaseNode
-from llama_index.core.vector_stores.types import (
-    MetadataFilters,
-    VectorStoreQuery,
-    VectorStoreQueryResult,
-)
+from llama_index.core.vector_stores.types import MetadataFilters, VectorStoreQuery, VectorStoreQueryResult
 from qdrant_client import models
 
-from rag_embed.errors import (
-    FingerprintMismatchError,
-    InputError,
-    MissingVectorError,
-    StoreError,
-)
+from rag_embed.errors import FingerprintMismatchError, InputError, MissingVectorError, StoreError
 from rag_embed.qdrant.filters import all_of, has_node_ids, is_of_documents, to_condition, to_path
 from rag_embed.qdrant.points import (
     NO_DOCUMENT,
@@ -29,7 +20,7 @@ from rag_embed.qdrant.points import (
     point_to_node,
     possible_point_ids,
 )
-from rag_embed.qdrant.port import CollectionInfo, Engine, PointId, StoredPoint
+from rag_embed.qdrant.port import CollectionInfo, Engine, PointId, StoredPoint, scroll_all, to_pages
 from rag_embed.qdrant.queries import check_query, to_search
 from rag_embed.qdrant.schema import (
     CollectionSchema,
@@ -39,9 +30,6 @@ from rag_embed.qdrant.schema import (
     read_record,
 )
 from rag_embed.stamp import ChunkStamp
-
-PAGE = 1_000
-"""Points fetched, or ids sent, at once."""
 
 _NEARER_IS_LESS = (models.Distance.EUCLID, models.Distance.MANHATTAN)
 
@@ -154,7 +142,7 @@ class Collection:
             return
         if await self._schema(engine) is None:
             return
-        for page in _pages(node_ids) if node_ids is not None else [None]:
+        for page in to_pages(node_ids) if node_ids is not None else [None]:
             both = all_of(has_node_ids(page) if page is not None else None, condition)
             if both is not None:
                 await engine.delete(both)
@@ -174,9 +162,9 @@ class Collection:
         if schema is None:
             return []
         points: list[StoredPoint] = []
-        for page in _pages(node_ids) if node_ids is not None else [None]:
+        for page in to_pages(node_ids) if node_ids is not None else [None]:
             both = all_of(has_node_ids(page) if page is not None else None, condition)
-            points += await _scroll_all(engine, both, schema.vector_name)
+            points += await scroll_all(engine, both, schema.vector_name)
         nodes = [point_to_node(point, self._text_key) for point in points]
         if node_ids is not None:
             order = {node_id: rank for rank, node_id in enumerate(node_ids)}
@@ -191,7 +179,7 @@ class Collection:
         found: dict[str, list[float]] = {}
         schema = await self._schema(engine) if wanted else None
         if schema is not None:
-            for page in _pages(list(wanted)):
+            for page in to_pages(list(wanted)):
                 for point in await engine.retrieve(page, schema.vector_name):
                     if point.vector is not None:
                         found[wanted[point.id]] = point.vector
@@ -296,17 +284,3 @@ def _check_document(ref_doc_id: str) -> None:
             f"ref_doc_id is {ref_doc_id!r}; expected the id of one document. "
             f"({NO_DOCUMENT!r} is what chunks without a document carry: delete those by delete_nodes)"
         )
-
-
-def _pages(items: Sequence[PointId] | Sequence[str]) -> list[list[str]]:
-    return [list(items[start : start + PAGE]) for start in range(0, len(items), PAGE)]  # type: ignore[arg-type]
-
-
-async def _scroll_all(engine: Engine, condition: models.Filter | None, vector_name: str) -> list[StoredPoint]:
-    points: list[StoredPoint] = []
-    offset: PointId | None = None
-    while True:
-        page, offset = await engine.scroll(condition, vector_name, PAGE, offset)
-        points += page
-        if offset is None:
-            return points

@@ -7,6 +7,7 @@ from collections.abc import Callable, Coroutine
 from types import TracebackType
 from typing import Any, TypeVar
 
+from llama_index.core.vector_stores.types import MetadataFilters
 from typing_extensions import Self
 
 from rag_embed.errors import StoreError
@@ -14,6 +15,7 @@ from rag_embed.qdrant.client_engine import ClientEngine
 from rag_embed.qdrant.collection import Collection
 from rag_embed.qdrant.connect import BlockingEngine, Connection
 from rag_embed.qdrant.port import Engine, run_blocking
+from rag_embed.qdrant.schema import CollectionSchema
 
 T = TypeVar("T")
 Flow = Callable[[Engine], Coroutine[object, None, T]]
@@ -26,6 +28,22 @@ class StoreLifecycle:
     _connection: Connection
     _collection: Collection
     _is_closed: bool
+
+    def count(self, filters: MetadataFilters | None = None) -> int:
+        """Count the chunks that pass the filters; 0 if the collection does not exist."""
+        return self._run(lambda engine: self._collection.count(engine, filters))
+
+    async def acount(self, filters: MetadataFilters | None = None) -> int:
+        """Do what `count` does, awaiting."""
+        return await self._arun(lambda engine: self._collection.count(engine, filters))
+
+    def info(self) -> CollectionSchema | None:
+        """Read what the collection holds: vector name, dimension, fingerprint. None if it does not exist."""
+        return self._run(self._collection.read_schema)
+
+    async def ainfo(self) -> CollectionSchema | None:
+        """Do what `info` does, awaiting."""
+        return await self._arun(self._collection.read_schema)
 
     def optimize(self) -> None:
         """Build the search graph of an embedded folder and drop what was deleted; servers do so unasked.

@@ -20,6 +20,9 @@ PointId: TypeAlias = int | str
 Payload: TypeAlias = dict[str, object]
 T = TypeVar("T")
 
+PAGE = 1_000
+"""Points fetched, or ids sent, at once."""
+
 
 @dataclass(frozen=True, slots=True)
 class StoredPoint:
@@ -138,3 +141,19 @@ def run_blocking(flow: Coroutine[object, None, T]) -> T:
         return cast(T, finished.value)
     flow.close()
     raise RuntimeError("the flow waits for an event loop; it was given an engine that does not block")
+
+
+def to_pages(items: Sequence[PointId] | Sequence[str]) -> list[list[str]]:
+    """Cut a list of ids into what is sent at once."""
+    return [list(items[start : start + PAGE]) for start in range(0, len(items), PAGE)]  # type: ignore[arg-type]
+
+
+async def scroll_all(engine: Engine, condition: models.Filter | None, vector_name: str) -> list[StoredPoint]:
+    """Fetch every point that meets a condition, page by page."""
+    points: list[StoredPoint] = []
+    offset: PointId | None = None
+    while True:
+        page, offset = await engine.scroll(condition, vector_name, PAGE, offset)
+        points += page
+        if offset is None:
+            return points

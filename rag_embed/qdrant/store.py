@@ -22,7 +22,7 @@ from rag_embed.qdrant.connect import BlockingEngine, Connection
 from rag_embed.qdrant.filters import DOCUMENT_KEY
 from rag_embed.qdrant.lifecycle import Flow, StoreLifecycle
 from rag_embed.qdrant.retry import RetryPolicy
-from rag_embed.qdrant.schema import CollectionSchema, CollectionSettings
+from rag_embed.qdrant.schema import CollectionSettings
 
 DEFAULT_VECTOR_NAME = "dense"
 _DOCUMENT_INDEXES: dict[str, models.PayloadFieldSchema] = {
@@ -147,8 +147,6 @@ class QdrantChunkStore(StoreLifecycle, BasePydanticVectorStore):
             return self._connection.aclient
         engine = self._connection.blocking()
         return engine.client if isinstance(engine, ClientEngine) else engine
-
-    # --- writing
 
     def add(self, nodes: Sequence[BaseNode], **kwargs: Any) -> list[str]:
         """Store nodes with their embeddings, all or, if any of them is unfit, none.
@@ -294,22 +292,6 @@ class QdrantChunkStore(StoreLifecycle, BasePydanticVectorStore):
     async def aget_vectors(self, node_ids: Sequence[str]) -> dict[str, list[float]]:
         """Do what `get_vectors` does, awaiting."""
         return await self._arun(lambda engine: self._collection.get_vectors(engine, node_ids))
-
-    def count(self, filters: MetadataFilters | None = None) -> int:
-        """Count the chunks that pass the filters; 0 if the collection does not exist."""
-        return self._run(lambda engine: self._collection.count(engine, filters))
-
-    async def acount(self, filters: MetadataFilters | None = None) -> int:
-        """Do what `count` does, awaiting."""
-        return await self._arun(lambda engine: self._collection.count(engine, filters))
-
-    def info(self) -> CollectionSchema | None:
-        """Read what the collection holds: vector name, dimension, fingerprint. None if it does not exist."""
-        return self._run(self._collection.read_schema)
-
-    async def ainfo(self) -> CollectionSchema | None:
-        """Do what `info` does, awaiting."""
-        return await self._arun(self._collection.read_schema)
 
     def _search(self, query: VectorStoreQuery, options: Mapping[str, object]) -> Flow[VectorStoreQueryResult]:
         return lambda engine: self._collection.query(
