@@ -8,7 +8,7 @@ from typing import Annotated, Optional
 import typer
 
 from rag_embed.cli import options as opt
-from rag_embed.cli.common import (
+from rag_embed.cli.preparing import (
     make_model_options,
     make_place,
     open_existing,

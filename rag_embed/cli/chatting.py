@@ -115,8 +115,8 @@ class Conversation:
             raise
         except Exception as error:  # LLMs are third-party code and raise what they like
             raise ModelError(
-                f"{type(self._llm).__name__} gave no answer ({type(error).__name__}: {error}); check that it is "
-                "reachable and what --llm-arg tells it"
+                f"{type(self._llm).__name__} gave no answer ({type(error).__name__}: {error}); check that it "
+                "is reachable and what --llm-arg tells it"
             ) from error
         return Turn(question, str(response), self._fit.kept, self._fit.left_out, self._fit.cut)
 
@@ -128,7 +128,7 @@ class Conversation:
 def converse(conversation: Conversation, lines: Iterable[str]) -> Iterator[Turn]:
     """Answer line after line, until they end or one says /quit; /reset forgets what was said.
 
-    A question that does not fit into the LLM's context, or holds no word, or an LLM that fails, does not end
+    A question that does not fit into the LLM's context or holds no word, or an LLM that fails, does not end
     the conversation: the turn carries the error.
     """
     for line in lines:
