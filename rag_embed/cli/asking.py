@@ -8,6 +8,7 @@ from typing import Annotated, Optional
 import typer
 
 from rag_embed.cli import options as opt
+from rag_embed.cli.output import Output, passages_as_json, turn_as_json
 from rag_embed.cli.preparing import (
     make_model_options,
     make_place,
@@ -15,7 +16,6 @@ from rag_embed.cli.preparing import (
     open_searcher,
     read_questions,
 )
-from rag_embed.cli.output import Output, passages_as_json, turn_as_json
 from rag_embed.errors import InputError
 
 

@@ -10,8 +10,8 @@ from typing import Annotated, Optional
 import typer
 
 from rag_embed.cli import options as opt
-from rag_embed.cli.preparing import check_alpha, make_model_options, make_place, model_for, read_sources
 from rag_embed.cli.output import Output, describe_sync, passages_as_json
+from rag_embed.cli.preparing import check_alpha, make_model_options, make_place, model_for, read_sources
 
 
 def index(
