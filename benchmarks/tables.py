@@ -32,8 +32,9 @@ def throughput(result: Result) -> str:
     lengths = results["chunk_tokens"]
     return (
         f"{make_table(header, rows)}\n\n"
-        f"{results['chunk_count']:,} chunks of {lengths['min']:.0f} to {lengths['max']:.0f} tokens, half of "
-        f"them of {lengths['quartile_1']:.0f} to {lengths['quartile_3']:.0f}; {results['content_tokens']:,} in all. "
+        f"{results['chunk_count']:,} chunks of {lengths['min']:.0f} to {lengths['max']:.0f} tokens, "
+        f"half of them of {lengths['quartile_1']:.0f} to {lengths['quartile_3']:.0f}; "
+        f"{results['content_tokens']:,} tokens in all. "
         f"LlamaIndex is {results['llamaindex']}, the best peer that embeds chunks alone is "
         f"{results['best_peer']}; the peak is {results['peak_gflops']} GFLOP/s."
     )
