@@ -7,6 +7,7 @@ nothing, there is no mask to get wrong, and a text's states do not depend on its
 
 from __future__ import annotations
 
+import os
 import threading
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -223,6 +224,18 @@ def load_encoder(
 _loading = threading.Lock()
 _loaded: WeakValueDictionary[tuple[object, ...], Encoder] = WeakValueDictionary()
 _recent: deque[Encoder] = deque(maxlen=4)
+
+
+def _renew_locks() -> None:
+    """Unlock a forked child's encoders: a thread that was inside one stayed in the parent."""
+    global _loading  # noqa: PLW0603
+    _loading = threading.Lock()
+    for encoder in list(_loaded.values()):
+        encoder._lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_locks)
 
 
 def pick_device() -> str:

@@ -1,0 +1,1 @@
+"""Whole flows with the embedded encoder and real stores."""
