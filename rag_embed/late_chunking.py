@@ -56,7 +56,7 @@ class WindowOptions:
     """
 
     window_tokens: int | None = None
-    overlap_tokens: int = 64
+    overlap_tokens: int = 32
     head_tokens: int = 64
 
 

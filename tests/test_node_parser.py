@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import copy
 import pickle
 import pydoc_data.topics
@@ -100,7 +101,10 @@ def shared_head(nodes: Sequence[BaseNode]) -> str:
 def isolated_reference(loaded: tuple, text: str, max_tokens: int, overlap: int) -> list[float]:
     """The reference's isolated vector; for a text without tokens what the model makes of nothing."""
     network, tokenizer = loaded
-    if not reference.tokenize(tokenizer, text)[0]:
+    token_count = len(reference.tokenize(tokenizer, text)[0])
+    if token_count + 2 <= network.config.max_position_embeddings:
+        max_tokens = network.config.max_position_embeddings
+    if not token_count:
         empty = [tokenizer.cls_token_id, tokenizer.sep_token_id]
         return reference.unit(reference.mean(reference.run_alone(network, empty)))
     return reference.isolated_vector(network, tokenizer, text, max_tokens, overlap)
@@ -115,7 +119,8 @@ def expected_vectors(
 ) -> np.ndarray:
     """Vectors of one context's nodes by tests/reference.py alone."""
     network, tokenizer = loaded
-    limit = model.window_tokens or network.config.max_position_embeddings
+    declared = json.loads((model.profile.folder / "sentence_bert_config.json").read_text())["max_seq_length"]
+    limit = model.window_tokens or declared
     prefix = model.document_prefix or ""
     texts = [prefix + node.get_content(metadata_mode=MetadataMode.EMBED) for node in nodes]
     isolated = [

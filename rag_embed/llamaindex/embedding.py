@@ -53,7 +53,7 @@ class ContextualEmbedding(BaseEmbedding):
         alpha: Share of the late vector in a blend.
         head: What stands before every window: nothing, or the metadata that all chunks of the document share
             and that is not excluded from embedding.
-        window_tokens: Most tokens of one window; None is all the model can read.
+        window_tokens: Most tokens of one window; None is the length that the checkpoint was trained for.
         overlap_tokens: Fewest tokens that neighbouring windows share.
         head_tokens: Most tokens of the head; a longer head is cut there.
         query_prefix: Put before queries; None takes what the checkpoint declares.
@@ -76,7 +76,7 @@ class ContextualEmbedding(BaseEmbedding):
     alpha: float = Field(default=0.5, ge=0, le=1)
     head: Literal["none", "metadata"] = "metadata"
     window_tokens: int | None = Field(default=None, gt=0)
-    overlap_tokens: int = Field(default=64, ge=0)
+    overlap_tokens: int = Field(default=32, ge=0)
     head_tokens: int = Field(default=64, ge=0)
     query_prefix: str | None = None
     document_prefix: str | None = None
@@ -124,7 +124,6 @@ class ContextualEmbedding(BaseEmbedding):
             include={
                 "strategy",
                 "head",
-                "window_tokens",
                 "overlap_tokens",
                 "head_tokens",
                 *({"alpha"} if self.strategy == "blend" else ()),
@@ -132,6 +131,7 @@ class ContextualEmbedding(BaseEmbedding):
             },
         )
         options.pop("class_name", None)
+        options["window_tokens"] = self._window_options.window_tokens
         prefixes = (self._prefix("query"), self._prefix("document"))
         content = json.dumps([_VECTOR_REVISION, profile.weights_sha256, options, prefixes], sort_keys=True)
         digest = hashlib.sha256(content.encode()).hexdigest()
@@ -248,7 +248,8 @@ class ContextualEmbedding(BaseEmbedding):
 
     @property
     def _window_options(self) -> WindowOptions:
-        return WindowOptions(self.window_tokens, self.overlap_tokens, self.head_tokens)
+        window_tokens = self.window_tokens or self.profile.trained_tokens
+        return WindowOptions(window_tokens, self.overlap_tokens, self.head_tokens)
 
     def _prefix(self, side: Literal["query", "document"]) -> str:
         given = self.query_prefix if side == "query" else self.document_prefix

@@ -38,6 +38,8 @@ class Profile:
         architecture: transformers' `model_type`.
         dim: Size of a vector.
         max_tokens: Most tokens in one forward pass, special tokens included.
+        trained_tokens: Length that the checkpoint declares it was trained for; windows of a document are no
+            longer by default, because later positions carry states of less worth.
         first_position: Position id of the first token.
         is_packable: Whether texts of different lengths can share a batch without padding.
         query_prefix: Put before every query.
@@ -50,6 +52,7 @@ class Profile:
     architecture: str
     dim: int
     max_tokens: int
+    trained_tokens: int
     first_position: int = 0
     is_packable: bool = False
     query_prefix: str = ""
@@ -98,6 +101,7 @@ def read_profile(folder: Path, *, name: str) -> Profile:
         raise UnsupportedModelError(
             f"config.json of {folder.name} names no hidden_size; expected the config of an encoder"
         )
+    declared = _as_int(_read_json(folder / "sentence_bert_config.json", default={}).get("max_seq_length"), 0)
     prompts = _read_json(folder / "config_sentence_transformers.json", default={}).get("prompts")
     prompts = prompts if isinstance(prompts, dict) else {}
     return Profile(
@@ -107,6 +111,7 @@ def read_profile(folder: Path, *, name: str) -> Profile:
         architecture=architecture,
         dim=dim,
         max_tokens=min(limits),
+        trained_tokens=min(declared or _UNBOUNDED, *limits),
         first_position=first_position,
         is_packable=architecture in PACKABLE_ARCHITECTURES,
         query_prefix=str(prompts.get("query", "")),
