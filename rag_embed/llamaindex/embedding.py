@@ -25,9 +25,10 @@ from typing_extensions import Self
 from rag_embed.encoder import Dtype, Encoder, load_encoder
 from rag_embed.errors import AlignmentError, EmptySpanError, EmptyTextError, InputError
 from rag_embed.late_chunking import Strategy, WindowOptions, embed_chunks, embed_isolated
+from rag_embed.llamaindex.context import rebuild_context, shared_metadata
 from rag_embed.profiles import EMBEDDED_MODEL, Profile, locate_checkpoint
 from rag_embed.spans import CharSpan
-from rag_embed.stamp import STAMP_KEY, ChunkStamp, hash_text
+from rag_embed.stamp import STAMP_KEY, ChunkStamp
 
 dispatcher = get_dispatcher(__name__)
 logger = logging.getLogger(__name__)
@@ -165,7 +166,7 @@ class ContextualEmbedding(BaseEmbedding):
             )
         # All documents are put together before the first is embedded: an error leaves every node as it was.
         pending = [
-            (members, "" if self.strategy == "isolated" else _rebuild(members))
+            (members, "" if self.strategy == "isolated" else rebuild_context(members))
             for members in contexts.values()
             if any(node.embedding is None or stamp.fingerprint != fingerprint for node, stamp in members)
         ]
@@ -194,7 +195,7 @@ class ContextualEmbedding(BaseEmbedding):
                 text,
                 [CharSpan(s.start, s.end) for _, s in members],
                 texts,
-                _shared_metadata([n for n, _ in members]),
+                shared_metadata([n for n, _ in members]),
             )
             embeddings = vectors.tolist()
             event.on_end(payload={EventPayload.CHUNKS: texts, EventPayload.EMBEDDINGS: embeddings})
@@ -284,48 +285,3 @@ class ContextualEmbedding(BaseEmbedding):
             "__pydantic_extra__": None,
             "__pydantic_private__": None,
         }
-
-
-def name_context(text: str, owner: str) -> str:
-    """Name the text that chunks are read in; equal texts of two owners are two contexts."""
-    return f"{hash_text(text)}/{hash_text(owner)[:8]}"
-
-
-def _rebuild(members: Sequence[tuple[BaseNode, ChunkStamp]]) -> str:
-    """Put a context text together from its chunks and what stood between them."""
-    pieces = [(node.get_content(metadata_mode=MetadataMode.NONE), stamp) for node, stamp in members]
-    length = max(stamp.end + len(stamp.after) for _, stamp in pieces)
-    characters: list[str | None] = [None] * length
-    for text, stamp in pieces:
-        whole = stamp.before + text + stamp.after
-        start = stamp.start - len(stamp.before)
-        characters[start : start + len(whole)] = whole
-    context = "".join(character for character in characters if character is not None)
-    edited = sum(context[stamp.start : stamp.end] != text for text, stamp in pieces)
-    if edited or not pieces[0][1].context.startswith(hash_text(context)):
-        raise AlignmentError(
-            f"{len(pieces)} nodes do not add up to the document they were cut from "
-            f"({characters.count(None)} of {length} characters are missing, {edited} texts are not where "
-            "they were). Hand over all chunks of a document together, unchanged: put "
-            "LateChunkingNodeParser(embed_model=...) into the pipeline instead of embedding its nodes in "
-            "parts or behind transformations that edit text"
-        )
-    return context
-
-
-def _shared_metadata(nodes: Sequence[BaseNode]) -> str:
-    """Render what all chunks of a document have in common, as LlamaIndex renders a node's metadata."""
-    first = nodes[0]
-    shared = {
-        key: value
-        for key, value in first.metadata.items()
-        if all(
-            key in node.metadata
-            and node.metadata[key] == value
-            and key not in node.excluded_embed_metadata_keys
-            for node in nodes
-        )
-    }
-    copy = first.model_copy(update={"metadata": shared})
-    rendered = copy.get_metadata_str(mode=MetadataMode.EMBED)
-    return f"{rendered}\n\n" if rendered else ""

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from copy import copy
-from dataclasses import replace
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -27,18 +24,16 @@ from llama_index.core.schema import (
     BaseNode,
     Document,
     MetadataMode,
-    NodeRelationship,
-    RelatedNodeInfo,
-    RelatedNodeType,
     TextNode,
 )
 from llama_index.core.utils import get_tqdm_iterable
 from pydantic import Field, SerializeAsAny, field_validator, model_validator
 
-from rag_embed.errors import AlignmentError, InputError
-from rag_embed.llamaindex.embedding import ContextualEmbedding, name_context
-from rag_embed.spans import CharSpan, align_chunks
-from rag_embed.stamp import STAMP_KEY, ChunkStamp
+from rag_embed.errors import InputError
+from rag_embed.llamaindex.context import make_stamps, stamp_node
+from rag_embed.llamaindex.embedding import ContextualEmbedding
+from rag_embed.llamaindex.placement import locate_nodes, measure_depths, parse_document, rename_nodes
+from rag_embed.spans import CharSpan
 
 # LlamaIndex's splitters unpickle a tiktoken tokenizer in worker processes, which downloads its table unless
 # this variable is set; offline the pool then waits for ever. The table ships with llama-index-core.
@@ -46,7 +41,6 @@ os.environ.setdefault(
     "TIKTOKEN_CACHE_DIR", str(Path(llama_index.core.__file__).parent / "_static" / "tiktoken_cache")
 )
 
-_ID_NAMESPACE = uuid.UUID("6f1c1d8e-6a55-5c0e-9d3e-52a1f7b0c9aa")
 _CONTEXT_SEPARATOR = "\n\n"
 _PARSERS: dict[str, type[NodeParser]] = {
     **all_node_parsers,
@@ -153,13 +147,13 @@ class LateChunkingNodeParser(NodeParser):
         places: list[tuple[int, CharSpan]] = []
         offset = 0
         for document, text in zip(documents, texts, strict=True):
-            nodes = _parse_document(self.node_parser, document)
-            spans = _locate(nodes, text)
-            for node, span in zip(nodes, spans, strict=True):
+            nodes = parse_document(self.node_parser, document)
+            spans = locate_nodes(nodes, text)
+            for node, span, depth in zip(nodes, spans, measure_depths(nodes), strict=True):
                 node.text = text[span.start : span.end]
                 node.start_char_idx, node.end_char_idx = span.start, span.end
-                places.append((_depth(node, nodes), CharSpan(span.start + offset, span.end + offset)))
-            _rename(nodes, document)
+                places.append((depth, CharSpan(span.start + offset, span.end + offset)))
+            rename_nodes(nodes, document)
             result += nodes
             offset += len(text) + len(_CONTEXT_SEPARATOR)
         for node, stamp in zip(result, make_stamps(context, places, owner=documents[0].node_id), strict=True):
@@ -209,135 +203,3 @@ def _revive(value: object) -> object:
         )
     parts.pop("class_name")
     return parser_class(**parts)
-
-
-def make_stamps(context: str, places: Sequence[tuple[int, CharSpan]], *, owner: str = "") -> list[ChunkStamp]:
-    """Describe chunks so that any one level of them rebuilds the context.
-
-    Args:
-        context: The whole text.
-        places: Level (0 for the coarsest) and span of each chunk.
-        owner: Id of the first document in the context.
-
-    Returns:
-        One stamp per chunk in the given order.
-    """
-    name = name_context(context, owner)
-    stamps: dict[int, ChunkStamp] = {}
-    order = sorted(range(len(places)), key=lambda index: (places[index][0], places[index][1]))
-    for _, members in groupby(order, key=lambda index: places[index][0]):
-        level = list(members)
-        covered = 0
-        for index in level:
-            span = places[index][1]
-            stamps[index] = ChunkStamp(name, span.start, span.end, before=context[covered : span.start])
-            covered = max(covered, span.end)
-        last = max(level, key=lambda index: places[index][1].end)
-        stamps[last] = replace(stamps[last], after=context[covered:])
-    return [stamps[index] for index in range(len(places))]
-
-
-def stamp_node(node: BaseNode, stamp: ChunkStamp) -> None:
-    """Put a stamp into a node's metadata, out of sight of embedding models and LLMs."""
-    node.metadata = {**node.metadata, STAMP_KEY: stamp.to_text()}
-    for name in ("excluded_embed_metadata_keys", "excluded_llm_metadata_keys"):
-        if STAMP_KEY not in (keys := getattr(node, name)):
-            setattr(node, name, [*keys, STAMP_KEY])
-
-
-def _parse_document(parser: NodeParser, document: BaseNode) -> list[TextNode]:
-    """Run the inner parser on one document; blank chunks and copied vectors are left out."""
-    nodes: list[TextNode] = []
-    blanks: dict[str, TextNode] = {}
-    for node in parser.get_nodes_from_documents([document]):  # type: ignore[list-item]  # as core's __call__ does
-        if not isinstance(node, TextNode):
-            raise InputError(
-                f"{type(parser).__name__} made a {type(node).__name__}; expected text nodes. "
-                "Parse other media in a transformation of their own"
-            )
-        if node.text.strip():
-            node.embedding = None
-            nodes.append(node)
-        else:
-            blanks[node.node_id] = node
-    for node in nodes:
-        node.relationships = _bypass(node.relationships, blanks)
-    return nodes
-
-
-def _bypass(
-    relationships: Mapping[NodeRelationship, RelatedNodeType], dropped: Mapping[str, TextNode]
-) -> dict[NodeRelationship, RelatedNodeType]:
-    """Lead relationships past dropped nodes, to the next neighbour that is left."""
-    result: dict[NodeRelationship, RelatedNodeType] = {}
-    for kind, related in relationships.items():
-        target: RelatedNodeType | None = related
-        while isinstance(target, RelatedNodeInfo) and target.node_id in dropped:
-            target = dropped[target.node_id].relationships.get(kind)
-        if isinstance(target, list):
-            target = [info for info in target if info.node_id not in dropped]
-        if target is not None:
-            result[kind] = target
-    return result
-
-
-def _parent_id(node: BaseNode) -> str | None:
-    parent = node.relationships.get(NodeRelationship.PARENT)
-    return parent.node_id if isinstance(parent, RelatedNodeInfo) else None
-
-
-def _depth(node: BaseNode, nodes: Sequence[BaseNode]) -> int:
-    """Number of ancestors of a node among its document's nodes."""
-    parents = {other.node_id: _parent_id(other) for other in nodes}
-    depth, current = 0, parents[node.node_id]
-    while current in parents:
-        depth, current = depth + 1, parents[current]
-    return depth
-
-
-def _locate(nodes: Sequence[TextNode], text: str) -> list[CharSpan]:
-    """Align the nodes of a document level by level: children are sought inside their parent."""
-    known = {node.node_id for node in nodes}
-    families: dict[str | None, list[TextNode]] = {}
-    for node in nodes:
-        parent = _parent_id(node)
-        families.setdefault(parent if parent in known else None, []).append(node)
-    spans: dict[str, CharSpan] = {}
-    pending: list[tuple[str | None, CharSpan]] = [(None, CharSpan(0, len(text)))]
-    while pending:
-        parent, outer = pending.pop()
-        family = families.get(parent, [])
-        for node, span in zip(
-            family, align_chunks(text[outer.start : outer.end], [node.text for node in family]), strict=True
-        ):
-            spans[node.node_id] = CharSpan(outer.start + span.start, outer.start + span.end)
-            pending.append((node.node_id, spans[node.node_id]))
-    if len(spans) != len(nodes):
-        raise AlignmentError(
-            f"{len(nodes)} chunks have {len(spans)} different ids or places; expected a tree of parents "
-            "and children"
-        )
-    return [spans[node.node_id] for node in nodes]
-
-
-def _rename(nodes: Sequence[TextNode], document: BaseNode) -> None:
-    """Give nodes ids that a second run gives again, and carry them into the nodes' relationships."""
-    names = {
-        node.node_id: str(uuid.uuid5(_ID_NAMESPACE, f"{document.node_id}\0{index}\0{node.text}"))
-        for index, node in enumerate(nodes)
-    }
-
-    def renamed(info: RelatedNodeInfo) -> RelatedNodeInfo:
-        # The hash in a relationship was taken before the stamp and would be stale.
-        return (
-            info.model_copy(update={"node_id": names[info.node_id], "hash": None})
-            if info.node_id in names
-            else info
-        )
-
-    for node in nodes:
-        node.id_ = names[node.node_id]
-        node.relationships = {
-            kind: [renamed(info) for info in related] if isinstance(related, list) else renamed(related)
-            for kind, related in node.relationships.items()
-        }

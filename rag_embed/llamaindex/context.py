@@ -1,0 +1,92 @@
+"""The context of chunks: the stamps that describe it, and its text put together again from them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import groupby
+
+from llama_index.core.schema import BaseNode, MetadataMode
+
+from rag_embed.errors import AlignmentError
+from rag_embed.spans import CharSpan
+from rag_embed.stamp import STAMP_KEY, ChunkStamp, hash_text
+
+
+def make_stamps(context: str, places: Sequence[tuple[int, CharSpan]], *, owner: str = "") -> list[ChunkStamp]:
+    """Describe chunks so that any one level of them rebuilds the context.
+
+    Args:
+        context: The whole text.
+        places: Level (0 for the coarsest) and span of each chunk.
+        owner: Id of the first document in the context.
+
+    Returns:
+        One stamp per chunk in the given order.
+    """
+    name = name_context(context, owner)
+    stamps: dict[int, ChunkStamp] = {}
+    order = sorted(range(len(places)), key=lambda index: (places[index][0], places[index][1]))
+    for _, members in groupby(order, key=lambda index: places[index][0]):
+        level = list(members)
+        covered = 0
+        for index in level:
+            span = places[index][1]
+            stamps[index] = ChunkStamp(name, span.start, span.end, before=context[covered : span.start])
+            covered = max(covered, span.end)
+        last = max(level, key=lambda index: places[index][1].end)
+        stamps[last] = replace(stamps[last], after=context[covered:])
+    return [stamps[index] for index in range(len(places))]
+
+
+def stamp_node(node: BaseNode, stamp: ChunkStamp) -> None:
+    """Put a stamp into a node's metadata, out of sight of embedding models and LLMs."""
+    node.metadata = {**node.metadata, STAMP_KEY: stamp.to_text()}
+    for name in ("excluded_embed_metadata_keys", "excluded_llm_metadata_keys"):
+        if STAMP_KEY not in (keys := getattr(node, name)):
+            setattr(node, name, [*keys, STAMP_KEY])
+
+
+def name_context(text: str, owner: str) -> str:
+    """Name the text that chunks are read in; equal texts of two owners are two contexts."""
+    return f"{hash_text(text)}/{hash_text(owner)[:8]}"
+
+
+def rebuild_context(members: Sequence[tuple[BaseNode, ChunkStamp]]) -> str:
+    """Put a context text together from its chunks and what stood between them."""
+    pieces = [(node.get_content(metadata_mode=MetadataMode.NONE), stamp) for node, stamp in members]
+    length = max(stamp.end + len(stamp.after) for _, stamp in pieces)
+    characters: list[str | None] = [None] * length
+    for text, stamp in pieces:
+        whole = stamp.before + text + stamp.after
+        start = stamp.start - len(stamp.before)
+        characters[start : start + len(whole)] = whole
+    context = "".join(character for character in characters if character is not None)
+    edited = sum(context[stamp.start : stamp.end] != text for text, stamp in pieces)
+    if edited or not pieces[0][1].context.startswith(hash_text(context)):
+        raise AlignmentError(
+            f"{len(pieces)} nodes do not add up to the document they were cut from "
+            f"({characters.count(None)} of {length} characters are missing, {edited} texts are not where "
+            "they were). Hand over all chunks of a document together, unchanged: put "
+            "LateChunkingNodeParser(embed_model=...) into the pipeline instead of embedding its nodes in "
+            "parts or behind transformations that edit text"
+        )
+    return context
+
+
+def shared_metadata(nodes: Sequence[BaseNode]) -> str:
+    """Render what all chunks of a document have in common, as LlamaIndex renders a node's metadata."""
+    first = nodes[0]
+    shared = {
+        key: value
+        for key, value in first.metadata.items()
+        if all(
+            key in node.metadata
+            and node.metadata[key] == value
+            and key not in node.excluded_embed_metadata_keys
+            for node in nodes
+        )
+    }
+    copy = first.model_copy(update={"metadata": shared})
+    rendered = copy.get_metadata_str(mode=MetadataMode.EMBED)
+    return f"{rendered}\n\n" if rendered else ""
