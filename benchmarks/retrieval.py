@@ -173,7 +173,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = make_parser(__doc__)
     parser.add_argument("--sets", nargs="+", default=None, help="some of the sets instead of all")
     parser.add_argument("--documents", type=int, default=None, help="of each set; 0 is all")
-    parser.add_argument("--rerank-queries", type=int, default=150, help="of each set, for the list prompts")
+    parser.add_argument("--rerank-queries", type=int, default=60, help="of each set, for the list prompts")
     options = parser.parse_args(argv)
     model = ContextualEmbedding(dtype="float32")
     results: dict[str, object] = {}
