@@ -25,7 +25,7 @@ DEFAULT_DOCUMENTS = {
     "medquad_train": 150,
     "scifact": 350,
 }
-"""Sets, and how many of their documents; chosen so that all of them take a quarter of an hour on two cores."""
+"""Sets, and how many of their documents; chosen so that all take a quarter of an hour on two cores."""
 _TITLES_FROM_GOLDS = {"anthropic_codebase"}
 _WITHIN_DOCUMENT = {"qmsum_train"}
 

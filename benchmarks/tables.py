@@ -40,6 +40,15 @@ def throughput(result: Result) -> str:
     )
 
 
+def operators(result: Result) -> str:
+    shares = result["results"]["shares"]
+    names = sorted(shares["isolated"], key=lambda name: -shares["isolated"][name])
+    return make_table(
+        ["share of the time", *shares],
+        [[name, *(f"{shares[arm].get(name, 0):.0%}" for arm in shares)] for name in names],
+    )
+
+
 def memory(result: Result) -> str:
     results = result["results"]
     header = ["peak MB", *(f"{length:,} tokens" for length in results["lengths"])]
@@ -161,6 +170,7 @@ def retrieval_details(result: Result) -> str:
 TABLES: Mapping[str, tuple[str, Callable[[Result], str]]] = {
     "throughput": ("throughput", throughput),
     "memory": ("memory", memory),
+    "operators": ("operators", operators),
     "seams": ("seams", seams),
     "store": ("store", store),
     "retrieval": ("retrieval", retrieval),
