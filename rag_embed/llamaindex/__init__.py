@@ -1,7 +1,8 @@
 """Drop-in components for LlamaIndex."""
 
+from rag_embed.llamaindex.corpus import Corpus, SyncReport
 from rag_embed.llamaindex.embedding import ContextualEmbedding
 from rag_embed.llamaindex.node_parser import LateChunkingNodeParser
 from rag_embed.llamaindex.rerank import ListwiseRerank
 
-__all__ = ["ContextualEmbedding", "LateChunkingNodeParser", "ListwiseRerank"]
+__all__ = ["ContextualEmbedding", "Corpus", "LateChunkingNodeParser", "ListwiseRerank", "SyncReport"]
