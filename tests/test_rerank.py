@@ -145,7 +145,7 @@ def test_listwise_equals_the_query_read_before_its_candidates(
     stored = np.array([hit.node.embedding for hit in candidates])
     wanted = fused(np.array([hit.score for hit in candidates]), stored @ np.array(vector), 1.0)
     hits = ListwiseRerank(
-        embed_model=model, method="listwise", prompt_candidates=2, top_n=100
+        embed_model=model, method="listwise", prompt_candidates=2, top_n=100, weight=1.0
     ).postprocess_nodes(candidates, query_str=QUERY)
     np.testing.assert_allclose([hit.score for hit in hits], sorted(wanted, reverse=True), atol=1e-5)
 

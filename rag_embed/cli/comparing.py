@@ -94,7 +94,7 @@ class Bench:
         results = {}
         for title, name, is_reranked in ways:
             store, model = self._parts[name]
-            searcher = Searcher(store, model, top_k=self._top_k, rerank="feedback" if is_reranked else "none")
+            searcher = Searcher(store, model, top_k=self._top_k, rerank="listwise" if is_reranked else "none")
             results[title] = searcher.search(query)
         return Comparison(query, results)
 

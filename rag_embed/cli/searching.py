@@ -70,7 +70,7 @@ class Searcher:
         *,
         top_k: int,
         candidates: int = 50,
-        rerank: Rerank = "feedback",
+        rerank: Rerank = "listwise",
         filters: MetadataFilters | None = None,
     ) -> None:
         self.embed_model = embed_model

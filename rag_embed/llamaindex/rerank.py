@@ -65,8 +65,8 @@ class ListwiseRerank(BaseNodePostprocessor):
     embed_model: SerializeAsAny[ContextualEmbedding] = Field(default_factory=ContextualEmbedding)
     top_n: int = Field(default=10, gt=0)
     vector_store: BasePydanticVectorStore | None = Field(default=None, exclude=True)
-    method: Literal["listwise", "feedback"] = "feedback"
-    weight: float = Field(default=1.0, ge=0, le=1)
+    method: Literal["listwise", "feedback"] = "listwise"
+    weight: float = Field(default=0.5, ge=0, le=1)
     prompt_candidates: int = Field(default=20, gt=0)
     feedback_candidates: int = Field(default=3, gt=0)
     feedback_weight: float = Field(default=0.3, ge=0)
