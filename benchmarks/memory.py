@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 OURS = "rag-embed late"
 CHONKIE = "chonkie LateChunker (token states of the whole document)"
 SBERT = "sentence-transformers token embeddings (truncates at 512 tokens)"
-LENGTHS = (1_000, 10_000, 50_000, 100_000, 200_000)
+LENGTHS = (1_000, 10_000, 50_000, 200_000)
 QUICK_LENGTHS = (600, 1_200)
 CHUNK_CHARACTERS = 1000
 
