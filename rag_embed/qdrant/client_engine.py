@@ -12,7 +12,15 @@ from typing import TypeVar, cast
 
 from qdrant_client import AsyncQdrantClient, QdrantClient, models
 
-from rag_embed.qdrant.port import CollectionInfo, Payload, PointId, Search, StoredPoint
+from rag_embed.qdrant.port import (
+    CollectionInfo,
+    Payload,
+    PointId,
+    Search,
+    StoredPoint,
+    select_vector,
+    to_point_id,
+)
 from rag_embed.qdrant.retry import RetryPolicy
 
 T = TypeVar("T")
@@ -120,7 +128,7 @@ class ClientEngine:
         """Fetch the vectors of those of the points that exist."""
         records = await self._call(
             lambda: self.client.retrieve(
-                self._collection_name, list(ids), with_payload=False, with_vectors=_select(vector_name)
+                self._collection_name, list(ids), with_payload=False, with_vectors=select_vector(vector_name)
             )
         )
         return [_to_point(record, vector_name) for record in records]
@@ -136,11 +144,11 @@ class ClientEngine:
                 limit=limit,
                 offset=offset,
                 with_payload=True,
-                with_vectors=False if vector_name is None else _select(vector_name),
+                with_vectors=False if vector_name is None else select_vector(vector_name),
             )
         )
         points = [_to_point(record, vector_name or "") for record in records]
-        return points, _to_id(following) if following is not None else None
+        return points, to_point_id(following) if following is not None else None
 
     async def search(self, search: Search) -> list[StoredPoint]:
         """Find the best points."""
@@ -156,7 +164,7 @@ class ClientEngine:
                 query_filter=search.condition,
                 limit=search.limit,
                 with_payload=True,
-                with_vectors=_select(search.vector_name) if search.with_vector else False,
+                with_vectors=select_vector(search.vector_name) if search.with_vector else False,
             )
         )
         return [_to_point(point, search.vector_name, point.score) for point in response.points]
@@ -188,14 +196,6 @@ async def _block(seconds: float) -> None:
     time.sleep(seconds)
 
 
-def _select(vector_name: str) -> bool | list[str]:
-    return [vector_name] if vector_name else True
-
-
-def _to_id(id_: object) -> PointId:
-    return id_ if isinstance(id_, int) else str(id_)
-
-
 def _to_point(
     record: models.Record | models.ScoredPoint, vector_name: str, score: float | None = None
 ) -> StoredPoint:
@@ -203,7 +203,7 @@ def _to_point(
     if isinstance(vector, dict):
         vector = vector.get(vector_name)
     return StoredPoint(
-        id=_to_id(record.id),
+        id=to_point_id(record.id),
         payload=cast(Payload, record.payload or {}),
         vector=cast("list[float]", vector) if vector else None,
         score=score,

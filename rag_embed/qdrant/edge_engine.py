@@ -22,7 +22,15 @@ from qdrant_client import models
 
 from rag_embed.errors import MissingExtraError, StoreError, StoreLockedError
 from rag_embed.qdrant.edge_folder import CollectionFile, EdgeFolder, merge_metadata
-from rag_embed.qdrant.port import CollectionInfo, Payload, PointId, Search, StoredPoint
+from rag_embed.qdrant.port import (
+    CollectionInfo,
+    Payload,
+    PointId,
+    Search,
+    StoredPoint,
+    select_vector,
+    to_point_id,
+)
 
 try:
     import qdrant_edge as edge
@@ -165,7 +173,7 @@ class EdgeEngine:
             records = shard.retrieve(
                 [edge_models.to_edge_id(id_) for id_ in ids],
                 with_payload=False,
-                with_vector=_select(vector_name),
+                with_vector=select_vector(vector_name),
             )
             return [_to_point(record, vector_name) for record in records]
 
@@ -180,11 +188,11 @@ class EdgeEngine:
                     limit=limit,
                     filter=edge_models.to_edge_filter(condition) if condition else None,
                     with_payload=True,
-                    with_vector=False if vector_name is None else _select(vector_name),
+                    with_vector=False if vector_name is None else select_vector(vector_name),
                 )
             )
             points = [_to_point(record, vector_name or "") for record in records]
-            return points, _to_id(following) if following is not None else None
+            return points, to_point_id(following) if following is not None else None
 
     async def search(self, search: Search) -> list[StoredPoint]:
         """Find the best points, exactly."""
@@ -201,7 +209,7 @@ class EdgeEngine:
                     query=query,
                     filter=edge_models.to_edge_filter(search.condition) if search.condition else None,
                     with_payload=True,
-                    with_vector=_select(search.vector_name) if search.with_vector else False,
+                    with_vector=select_vector(search.vector_name) if search.with_vector else False,
                 )
             )
             return [_to_point(point, search.vector_name, point.score) for point in found]
@@ -277,14 +285,6 @@ def open_engine(folder: Path) -> EdgeEngine:
         return engine
 
 
-def _select(vector_name: str) -> bool | list[str]:
-    return [vector_name] if vector_name else True
-
-
-def _to_id(id_: object) -> PointId:
-    return id_ if isinstance(id_, int) else str(id_)
-
-
 def _to_point(
     record: edge.Record | edge.ScoredPoint, vector_name: str, score: float | None = None
 ) -> StoredPoint:
@@ -292,7 +292,7 @@ def _to_point(
     if isinstance(vector, dict):
         vector = vector.get(vector_name)
     return StoredPoint(
-        id=_to_id(record.id),
+        id=to_point_id(record.id),
         payload=cast(Payload, record.payload or {}),
         vector=cast("list[float]", vector) if vector else None,
         score=score,

@@ -157,3 +157,13 @@ async def scroll_all(engine: Engine, condition: models.Filter | None, vector_nam
         points += page
         if offset is None:
             return points
+
+
+def select_vector(vector_name: str) -> bool | list[str]:
+    """Say which vector to return: the named one, or the only one."""
+    return [vector_name] if vector_name else True
+
+
+def to_point_id(id_: object) -> PointId:
+    """Bring an engine's id to the port's form: an integer, or the text of a UUID."""
+    return id_ if isinstance(id_, int) else str(id_)
