@@ -173,6 +173,11 @@ class Encoder:
         """
         return self._forward_packed(batch) if self.profile.is_packable else self._forward_by_length(batch)
 
+    def trainable_model(self) -> torch.nn.Module:
+        """The model itself, all weights frozen: what training puts an adapter on."""
+        model: torch.nn.Module = self._model.requires_grad_(False)
+        return model
+
     def _forward_packed(self, batch: Sequence[Int[np.ndarray, " _"]]) -> list[Float[Tensor, "_ dim"]]:
         lengths = [len(ids) for ids in batch]
         first = self.profile.first_position

@@ -14,7 +14,7 @@ from llama_index.core.base.embeddings.base import BaseEmbedding
 from llama_index.core.callbacks import CBEventType, EventPayload
 from llama_index.core.instrumentation import get_dispatcher
 from llama_index.core.instrumentation.events.embedding import EmbeddingEndEvent, EmbeddingStartEvent
-from llama_index.core.schema import BaseNode, MetadataMode
+from llama_index.core.schema import BaseNode
 from llama_index.core.utils import get_tqdm_iterable
 from pydantic import Field, model_validator
 from torch import Tensor
@@ -24,7 +24,7 @@ from rag_embed.adapter import Adapter, find_adapter, locate_adapter
 from rag_embed.encoder import Dtype, Encoder, load_encoder
 from rag_embed.errors import AlignmentError, EmptySpanError, EmptyTextError, InputError
 from rag_embed.late_chunking import Strategy, WindowOptions, embed_chunks, embed_isolated
-from rag_embed.llamaindex.context import rebuild_context, shared_metadata
+from rag_embed.llamaindex.context import chunk_texts, rebuild_context, shared_metadata
 from rag_embed.llamaindex.pickling import make_state
 from rag_embed.llamaindex.vector_space import name_vector_space
 from rag_embed.profiles import EMBEDDED_MODEL, Profile, locate_checkpoint
@@ -45,17 +45,16 @@ class ContextualEmbedding(BaseEmbedding):
     Attributes:
         model: The embedded encoder, a local folder, or a hub id.
         revision: Commit of the hub repository.
-        device: A torch device; by default the accelerator if there is one.
+        device: A torch device; by default an accelerator.
         dtype: "auto" picks what the processor computes fast.
-        batch_tokens: Most tokens in one forward pass over several chunks or windows.
+        batch_tokens: Most tokens in one forward pass.
         strategy: "isolated", "late" or "blend".
         alpha: Share of the late vector in a blend.
         adapter: Merged into the encoder that reads windows; queries and isolated chunks never see it. "auto"
             is the shipped adapter of these weights if there is one; else a name, a folder, or None.
         head: What stands before every window: nothing, or the metadata that all chunks of the document share
-            and that is not excluded from embedding.
-        window_tokens: Most tokens of one window; None is the length that adapter or checkpoint
-            were trained for.
+            and that is not excluded from embedding; the isolated half of a blend then goes without it.
+        window_tokens: Most tokens of a window; None is what adapter or checkpoint were trained for.
         overlap_tokens: Fewest tokens that neighbouring windows share.
         head_tokens: Most tokens of the head; a longer head is cut there.
         query_prefix: Put before queries; None takes what the checkpoint declares.
@@ -200,7 +199,9 @@ class ContextualEmbedding(BaseEmbedding):
         self, members: Sequence[tuple[BaseNode, ChunkStamp]], text: str, fingerprint: str
     ) -> None:
         """Embed the chunks of one context and put vector and fingerprint on their nodes."""
-        texts = [node.get_content(metadata_mode=MetadataMode.EMBED) for node, _ in members]
+        nodes = [node for node, _ in members]
+        # What the head says is not said again by the half of a blend that stands for the chunk alone.
+        texts = chunk_texts(nodes, with_shared=self.strategy != "blend" or self.head == "none")
         payload = self.to_payload()
         dispatcher.event(EmbeddingStartEvent(model_dict=payload))
         with self.callback_manager.event(
@@ -210,7 +211,7 @@ class ContextualEmbedding(BaseEmbedding):
                 text,
                 [CharSpan(s.start, s.end) for _, s in members],
                 texts,
-                shared_metadata([n for n, _ in members]),
+                shared_metadata(nodes),
             )
             embeddings = vectors.tolist()
             event.on_end(payload={EventPayload.CHUNKS: texts, EventPayload.EMBEDDINGS: embeddings})
@@ -295,5 +296,4 @@ class ContextualEmbedding(BaseEmbedding):
         return await asyncio.to_thread(self._get_text_embeddings, texts)
 
     def __getstate__(self) -> dict[str, Any]:
-        # Workers load the encoder themselves; callbacks and limiters belong to this process.
-        return make_state(self, local={"callback_manager", "rate_limiter"})
+        return make_state(self, local={"callback_manager", "rate_limiter"})  # workers load the encoder anew

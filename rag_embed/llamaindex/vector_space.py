@@ -11,7 +11,7 @@ from rag_embed.late_chunking import Strategy
 from rag_embed.profiles import Profile
 
 # Raised whenever the same options give other vectors than before; see "Vectors changed" in the changelog.
-_VECTOR_REVISION = 1
+_VECTOR_REVISION = 2
 
 
 def name_vector_space(
