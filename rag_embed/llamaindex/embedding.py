@@ -116,7 +116,7 @@ class ContextualEmbedding(BaseEmbedding):
             device=self.device,
             dtype=self.dtype,
             batch_tokens=self.batch_tokens,
-            adapter=adapter and adapter.folder,
+            adapter=adapter.folder if adapter else None,
         )
 
     @property

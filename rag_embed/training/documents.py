@@ -139,7 +139,7 @@ class WindowSampler:
         """The window that holds the answer to question `anchor`, at a random place in it."""
         ids, spans = self._tokenize(document)
         prefix, suffix = self._encoder.prefix_ids, self._encoder.suffix_ids
-        head = self._encoder.tokenize(document.head).ids[: self._head_tokens] if document.head else []
+        head = self._encoder.tokenize(document.head).ids[: self._head_tokens]
         room = self._window_tokens - len(prefix) - len(suffix) - len(head)
         first = last = document.pairs[anchor][1]
         while True:
