@@ -86,8 +86,8 @@ def make_proxy_queries(evalset: EvalSet, count: int, *, seed: int = 0) -> EvalSe
         f"The {len(queries)} queries are PROXIES, made from the corpus: each is a sentence taken out of a "
         f"chunk, and the rest of that chunk is its only answer; {named} of them also hold {NAME_WORDS} words "
         "that distinguish the document. They show which arm connects a text with its surroundings, not how "
-        "well it answers people's questions, and other chunks that would do as well count as wrong. Decide on real "
-        "queries where there are any."
+        "well it answers people's questions, and other chunks that would do as well count as wrong. Decide "
+        "on real queries where there are any."
     )
     return replace(
         evalset,
