@@ -3,7 +3,7 @@
 The inverse cloze task (Lee, Chang and Toutanova 2019, "Latent Retrieval for Weakly Supervised Open Domain
 Question Answering", arXiv:1906.00300, section 3): a sentence is taken out of a chunk and becomes the query,
 the rest of the chunk is its answer. Differences: the sentence is always taken out, out of the whole document;
-and every second query also names its document, by the words that distinguish it from the others and that
+and every second query that can names its document, by the words that distinguish it from the others and that
 the answer itself does not hold. So "plain" queries ask what a chunk can answer alone, and "named" ones what
 it can answer only with its document. How people ask lies somewhere between; the kinds are reported apart.
 """
@@ -70,6 +70,7 @@ def make_proxy_queries(evalset: EvalSet, count: int, *, seed: int = 0) -> EvalSe
     queries: dict[str, str] = {}
     golds: dict[str, dict[str, int]] = {}
     kinds: dict[str, str] = {}
+    nameable = 0
     for doc in evalset.documents:
         clozes = drawn.get(doc.doc_id, [])
         documents.append(take_out(doc, [cloze.span for cloze in clozes]))
@@ -77,7 +78,8 @@ def make_proxy_queries(evalset: EvalSet, count: int, *, seed: int = 0) -> EvalSe
             query_id = f"proxy-{len(queries) + 1}"
             sentence = " ".join(doc.text[cloze.span.start : cloze.span.end].split())
             name = names.name(doc.doc_id, documents[-1].chunks[cloze.chunk], sentence)
-            is_named = bool(name) and len(queries) % 2 == 1
+            nameable += bool(name)
+            is_named = bool(name) and nameable % 2 == 1
             queries[query_id] = f"{' '.join(name)}: {sentence}" if is_named else sentence
             kinds[query_id] = NAMED if is_named else PLAIN
             golds[query_id] = {name_chunk(doc.doc_id, cloze.chunk): 1}
