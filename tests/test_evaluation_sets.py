@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from llama_index.core.node_parser import SentenceSplitter, TokenTextSplitter
 from llama_index.core.schema import Document
 
+from benchmarks.evalsets import sets_folder
 from rag_embed.errors import InputError
 from rag_embed.evaluation import (
     EvalDocument,
@@ -120,6 +121,17 @@ def test_answers_move_to_the_chunks_that_hold_half_of_them(spans, answer):
         assert found == {"q": dict.fromkeys(halves, 2)}
     else:
         assert found == {"q": {f"d#{shared.index(max(shared))}": 2}}
+
+
+@pytest.mark.parametrize("name", ["chroma_chunking", "covidqa", "cuad_small"])
+def test_answers_as_characters_give_the_published_chunk_judgements(name):
+    folder = sets_folder() / name
+    if not (folder / "corpus.jsonl").is_file():
+        pytest.skip(f"{name} is not in $RAG_EMBED_EVAL nor in ../shared/eval")
+    evalset = read_set(folder)
+    found = map_golds(evalset.documents, evalset.gold_spans)
+    assert len(found) >= 400
+    assert found == {query: evalset.golds[query] for query in found}
 
 
 def test_cutting_at_the_same_places_keeps_all_answers():

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from rag_embed.errors import InputError
-from rag_embed.evaluation.vectors import with_options, without_adapter
+from rag_embed.evaluation.vectors import with_options
 from rag_embed.llamaindex import ContextualEmbedding
 
 ISOLATED = "isolated"
@@ -67,13 +67,12 @@ def make_arms(
         model: Its own strategy and adapter are the arm marked as default; if no other arm has them, it is
             one of its own.
         has_titles: Whether documents have titles that may be used.
-        adapter: A shipped adapter's name or a folder, for arms of its own.
+        adapter: A shipped adapter's name or a folder, for arms of its own; by default the model's.
         alphas: Shares of the contextual vector in the blends.
         with_rerank: Whether each arm is there a second time, reranked.
-
-    Raises:
-        InputError: An adapter is named and this version's `ContextualEmbedding` takes none.
     """
+    if adapter is None and with_options(model, strategy="late").located_adapter is not None:
+        adapter = model.adapter
     titles = (False, True) if has_titles else (False,)
     plain = [
         replace(arm, name=f"title + {arm.name}" if with_title else arm.name, with_title=with_title)
@@ -92,22 +91,13 @@ def make_arms(
 
 
 def _basic_arms(adapter: str | None, alphas: Sequence[float]) -> Iterator[Arm]:
-    untrained: dict[str, Any] = {**without_adapter()}
-    yield Arm(BM25, {**untrained, "strategy": "isolated"}, method="bm25")
-    yield Arm(ISOLATED, {**untrained, "strategy": "isolated"})
-    families = {"late": untrained}
-    if adapter is not None:
-        if not untrained:
-            raise InputError(
-                f"adapter {adapter!r} was named; the ContextualEmbedding of this version takes no adapter. "
-                "Upgrade rag-embed, or leave it out"
-            )
-        families["adapter"] = {"adapter": adapter}
-    for name, options in families.items():
-        yield Arm(name, {**options, "strategy": "late"})
-        for alpha in alphas:
-            prefix = "" if name == "late" else f"{name} "
-            yield Arm(f"{prefix}blend {alpha:g}", {**options, "strategy": "blend", "alpha": alpha})
+    yield Arm(BM25, {"adapter": None, "strategy": "isolated"}, method="bm25")
+    yield Arm(ISOLATED, {"adapter": None, "strategy": "isolated"})
+    for late, blend, used in (("late", "blend", None), ("adapter", "adapter blend", adapter)):
+        if late == "late" or adapter is not None:
+            yield Arm(late, {"adapter": used, "strategy": "late"})
+            for alpha in alphas:
+                yield Arm(f"{blend} {alpha:g}", {"adapter": used, "strategy": "blend", "alpha": alpha})
 
 
 def _mark_default(arms: Sequence[Arm], model: ContextualEmbedding, *, with_title: bool) -> Iterator[Arm]:
@@ -123,8 +113,7 @@ def _mark_default(arms: Sequence[Arm], model: ContextualEmbedding, *, with_title
         is_known |= is_default
         yield replace(arm, is_default=is_default)
     if not is_known:
-        kept = ("strategy", "alpha", "adapter")
-        options = {name: getattr(model, name) for name in kept if hasattr(model, name)}
+        options = {name: getattr(model, name) for name in ("strategy", "alpha", "adapter")}
         name = f"{'title + ' if with_title else ''}default"
         yield Arm(name, options, with_title=with_title, is_default=True)
 

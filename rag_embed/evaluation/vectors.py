@@ -154,12 +154,7 @@ def with_options(model: ContextualEmbedding, **options: Any) -> ContextualEmbedd
 
 def as_isolated(model: ContextualEmbedding) -> ContextualEmbedding:
     """Make the model that embeds chunks alone, which no adapter touches, and all queries."""
-    return with_options(model, strategy="isolated", **without_adapter())
-
-
-def without_adapter() -> dict[str, None]:
-    """Options that leave the encoder as it was published."""
-    return {"adapter": None} if "adapter" in ContextualEmbedding.model_fields else {}
+    return with_options(model, strategy="isolated", adapter=None)
 
 
 _OPTIONS = frozenset(ContextualEmbedding.model_fields) - {
