@@ -117,7 +117,7 @@ def evaluate(
     if queries is not None and not docs:
         raise typer.BadParameter("--queries belongs to --docs; a --set has its own")
     output = EvaluationOutput(as_json=json)
-    from rag_embed.evaluation import VectorCache, choose_arms, make_arms
+    from rag_embed.evaluation import VectorCache, choose_arms, make_arms, make_proxy_queries, sample_set
     from rag_embed.evaluation import evaluate as evaluate_arms
     from rag_embed.evaluation.arms import ALPHAS
     from rag_embed.evaluation.machine import describe_machine
@@ -127,15 +127,15 @@ def evaluate(
         if set_folder is not None:
             evalset = _read_set(set_folder, split, chunk_size, limit_documents, limit_queries)
         else:
-            evalset = _read_docs(
-                docs or [],
-                queries,
-                chunk_size=chunk_size or opt.DEFAULT_CHUNK_SIZE,
-                limit_documents=limit_documents,
-                limit_queries=limit_queries,
-                cache=cache,
-                output=output,
+            chunk_size = chunk_size or opt.DEFAULT_CHUNK_SIZE
+            evalset = read_documents(
+                docs or [], queries, chunk_size=chunk_size, leave_out=cache, output=output
             )
+            evalset = sample_set(
+                evalset, documents=limit_documents, queries=limit_queries if queries else None
+            )
+            if queries is None:
+                evalset = make_proxy_queries(evalset, limit_queries or _PROXY_QUERIES)
     evalset = replace(
         evalset,
         has_titles=evalset.has_titles and not no_titles,
@@ -152,9 +152,7 @@ def evaluate(
     if arms is not None:
         chosen = choose_arms(chosen, arms.split(","))
     settings = {
-        "chunks": f"cut to at most {chunk_size or opt.DEFAULT_CHUNK_SIZE} tokens"
-        if docs or chunk_size
-        else "as the set gives them",
+        "chunks": f"cut to at most {chunk_size} tokens" if chunk_size else "as the set gives them",
         "adapter": adapter or "none",
         "command": shlex.join(["rag-embed", *sys.argv[1:]]),
         "machine": describe_machine(),
@@ -192,33 +190,25 @@ def _read_set(
     return rechunk_set(evalset, SentenceSplitter(chunk_size=chunk_size, chunk_overlap=0))
 
 
-def _read_docs(
-    folders: list[Path],
-    queries: Path | None,
-    *,
-    chunk_size: int,
-    limit_documents: int | None,
-    limit_queries: int | None,
-    cache: Path,
-    output: Output,
+def read_documents(
+    folders: list[Path], queries: Path | None, *, chunk_size: int, leave_out: Path, output: Output
 ) -> EvalSet:
+    """Read folders as a set, with its queries if a file holds them."""
     from llama_index.core.node_parser import SentenceSplitter
 
-    from rag_embed.evaluation import documents_as_set, make_proxy_queries, read_queries, sample_set
+    from rag_embed.evaluation import documents_as_set, read_queries
 
-    readings = read_sources(folders, False, cache, output)
+    readings = read_sources(folders, False, leave_out, output)
     documents = [document for reading in readings for document in reading.documents]
     if not documents:
-        output.error("there are no documents in these folders; nothing was measured")
+        output.error("there are no documents in these folders; nothing was done")
         raise typer.Exit(opt.ExitCode.EMPTY)
     evalset = documents_as_set(
         documents,
         name=", ".join(reading.source for reading in readings),
         splitter=SentenceSplitter(chunk_size=chunk_size, chunk_overlap=0),
     )
-    if queries is not None:
-        return sample_set(read_queries(queries, evalset), documents=limit_documents, queries=limit_queries)
-    return make_proxy_queries(sample_set(evalset, documents=limit_documents), limit_queries or _PROXY_QUERIES)
+    return evalset if queries is None else read_queries(queries, evalset)
 
 
 class EvaluationOutput(Output):
