@@ -51,40 +51,39 @@ def operators(result: Result) -> str:
 
 def memory(result: Result) -> str:
     results = result["results"]
-    header = ["peak MB", *(f"{length:,} tokens" for length in results["lengths"])]
-    return make_table(
-        header,
-        [
-            [name, *(f"{entry[str(length)]['peak_mb']:,.0f}" for length in results["lengths"])]
-            for name, entry in results["contestants"].items()
-        ],
-    )
+    lengths, reference = results["lengths"], results["reference_length"]
+    header = ["peak MB", *(f"{n:,} tokens" for n in lengths), f"{lengths[-1]:,} over {reference:,} tokens"]
+    rows = []
+    for name, entry in results["contestants"].items():
+        peaks = {length: entry[str(length)]["peak_mb"] for length in lengths}
+        growth = peaks[lengths[-1]] - peaks[reference]
+        rows.append([name, *(f"{peak:,.0f}" for peak in peaks.values()), f"{growth:+,.0f}"])
+    return make_table(header, rows)
 
 
 def seams(result: Result) -> str:
-    results = result["results"]
+    """Our cosines, a row per layout, and how much nearer the other arms come.
+
+    The fixed step has its seams elsewhere, so near ours it is not compared.
+    """
+    layouts: dict[tuple[object, ...], list[Mapping[str, Any]]] = {}
+    for row in result["results"]["rows"]:
+        layout = (row["numbering"], row["window_tokens"], row["overlap_tokens"])
+        layouts.setdefault(layout, []).append(row)
+    header = ["positions of", "window", "overlap", "near seams: ours", "earlier window"]
+    header += ["chunk vectors: ours", "earlier window", "fixed step"]
     rows = [
         [
-            row["arm"],
-            row["numbering"],
-            row["window_tokens"],
-            row["overlap_tokens"],
-            *(_interval(row[name], 4) for name in ("all_tokens", "near_seams", "chunk_vectors")),
+            *layout,
+            f"{ours['near_seams'][0]:.3f}",
+            _interval(earlier["near_seams_difference"], 3, is_signed=True),
+            f"{ours['chunk_vectors'][0]:.3f}",
+            _interval(earlier["chunk_vectors_difference"], 3, is_signed=True),
+            _interval(fixed_step["chunk_vectors_difference"], 3, is_signed=True),
         ]
-        for row in results["rows"]
+        for layout, (ours, earlier, fixed_step) in layouts.items()
     ]
-    return make_table(
-        [
-            "state taken from",
-            "positions of",
-            "window",
-            "overlap",
-            "all tokens",
-            "near seams",
-            "chunk vectors",
-        ],
-        rows,
-    )
+    return make_table(header, rows)
 
 
 def store(result: Result) -> str:
