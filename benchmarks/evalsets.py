@@ -7,7 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from benchmarks.report import ROOT
-from rag_embed.evaluation import EvalSet, read_set, sample_set
+from rag_embed.evaluation import EvalDocument, EvalSet, read_set, sample_set
+from recipes.sources import is_kept_back, replace_name
 
 DEFAULT_DOCUMENTS = {
     "cuad_small": 20,
@@ -19,8 +20,11 @@ DEFAULT_DOCUMENTS = {
     "scifact": 350,
 }
 """Sets, and how many of their documents; chosen so that all take a quarter of an hour on two cores."""
+ANONYMISED = "medquad_anonymised"
+"""Pages of medquad_train in which the name stands in the title alone."""
 _TITLES_FROM_GOLDS = {"anthropic_codebase"}
 _WITHIN_DOCUMENT = {"qmsum_train"}
+_TRAINED_ON = {"qmsum_train", "medquad_train"}
 
 
 def sets_folder() -> Path:
@@ -29,10 +33,39 @@ def sets_folder() -> Path:
 
 
 def load_set(name: str, *, documents: int | None, seed: int = 0) -> EvalSet:
-    """Read a set, or a random sample of its documents as `sample_set` draws it."""
+    """Read a set, or a random sample of its documents as `sample_set` draws it.
+
+    Of the sets that the shipped adapter was trained on, only the documents that its recipe keeps back.
+    """
+    folder = "medquad_train" if name == ANONYMISED else name
     evalset = replace(
-        read_set(sets_folder() / name),
+        read_set(sets_folder() / folder),
+        name=name,
         has_titles=name not in _TITLES_FROM_GOLDS | _WITHIN_DOCUMENT,
         is_within_document=name in _WITHIN_DOCUMENT,
     )
+    if folder in _TRAINED_ON:
+        evalset = _keep_back(evalset)
+    if name == ANONYMISED:
+        evalset = replace(evalset, documents=tuple(_anonymise(doc) for doc in evalset.documents))
     return sample_set(evalset, documents=documents, seed=seed)
+
+
+def _keep_back(evalset: EvalSet) -> EvalSet:
+    kept = {doc.doc_id for doc in evalset.documents if is_kept_back(doc.doc_id)}
+    queries = {
+        query: text for query, text in evalset.queries.items() if evalset.home_documents(query) <= kept
+    }
+    return replace(
+        evalset,
+        documents=tuple(doc for doc in evalset.documents if doc.doc_id in kept),
+        queries=queries,
+        golds={query: evalset.golds[query] for query in queries},
+    )
+
+
+def _anonymise(document: EvalDocument) -> EvalDocument:
+    if not document.title.strip():
+        return document
+    text, spans = replace_name(document.text, document.spans, document.title.strip())
+    return replace(document, text=text, spans=tuple(spans))

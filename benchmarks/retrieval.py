@@ -114,7 +114,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--documents", type=int, default=None, help="of each set; 0 is all")
     parser.add_argument("--rerank-queries", type=int, default=60, help="of each set, for the list prompts")
     options = parser.parse_args(argv)
-    model = ContextualEmbedding(dtype="float32")
+    model = ContextualEmbedding(dtype="float32", adapter=None)
     # Windows as long as the model can read, longer than the default.
     model = with_options(model, window_tokens=model.profile.max_tokens)
     cache = VectorCache(CACHE / "vectors")

@@ -104,6 +104,31 @@ def store(result: Result) -> str:
     )
 
 
+def context(result: Result) -> str:
+    """nDCG@10 of isolated chunks on every set, and what others add; the default also over titles."""
+    arms = ["title + isolated", "late, untrained", "adapter alone", "default"]
+    header = ["nDCG@10", "queries", "isolated", *arms, "default over title + isolated"]
+    rows = []
+    for name, entry in result["results"].items():
+        found = {row["arm"]: row for row in entry["rows"]}
+        gains = [_difference(found.get(arm), "isolated") for arm in arms]
+        over_title = _difference(found["default"], "title + isolated")
+        isolated = f"{found['isolated']['nDCG@10']:.3f}"
+        rows.append([name, f"{entry['queries']:,}", isolated, *gains, over_title])
+    return make_table(header, rows)
+
+
+def context_arms(result: Result) -> str:
+    """Both measures of every arm on every set."""
+    sets = result["results"]
+    arms = dict.fromkeys(row["arm"] for entry in sets.values() for row in entry["rows"])
+    rows = []
+    for arm in arms:
+        found = {name: next((r for r in e["rows"] if r["arm"] == arm), None) for name, e in sets.items()}
+        rows.append([arm, *(f"{r['nDCG@10']:.3f} / {r['R@10']:.3f}" if r else "–" for r in found.values())])
+    return make_table(["nDCG@10 / R@10", *sets], rows)
+
+
 def retrieval(result: Result) -> str:
     """nDCG@10 of isolated chunks on every set, and what other strategies add."""
     arms = ["late", "blend 0.5", "title + isolated", "title + late", "title + blend 0.5"]
@@ -172,12 +197,19 @@ TABLES: Mapping[str, tuple[str, Callable[[Result], str]]] = {
     "operators": ("operators", operators),
     "seams": ("seams", seams),
     "store": ("store", store),
+    "context": ("context", context),
+    "context_arms": ("context", context_arms),
     "retrieval": ("retrieval", retrieval),
     "rerank": ("retrieval", rerank),
     "retrieval_arms": ("retrieval", retrieval_arms),
     "retrieval_details": ("retrieval", retrieval_details),
 }
 """Result file and renderer of each table."""
+
+
+def _difference(row: Mapping[str, Any] | None, baseline: str) -> str:
+    values = (row or {}).get(f"nDCG@10 over {baseline}")
+    return _interval(values, 3, is_signed=True) if values else "–"
 
 
 def _gain(entry: Mapping[str, Any], arm: str) -> str:
