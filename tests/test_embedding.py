@@ -441,7 +441,7 @@ def test_an_automatic_dtype_travels_between_machines(tiny_folder: Path) -> None:
 @pytest.mark.parametrize("field", sorted(ContextualEmbedding.model_fields))
 def test_every_field_is_accounted_for(field: str) -> None:
     """A new field has to be put into one of the tests above."""
-    changing = {key.split()[0] for key in CHANGES} | {"model", "revision"}
+    changing = {key.split()[0] for key in CHANGES} | {"model", "revision", "adapter"}
     neutral = {"device", "batch_tokens", "show_progress", "embed_batch_size"}
     inherited = {"model_name", "callback_manager", "num_workers", "embeddings_cache", "rate_limiter"}
     assert field in changing | neutral | inherited
