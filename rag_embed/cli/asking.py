@@ -85,9 +85,12 @@ def info(
     json: opt.Json = False,
 ) -> None:
     """Show what a collection holds and how its vectors were made."""
+    from rag_embed.cli.opening import FINGERPRINT
+
     output = Output(as_json=json)
     found = make_place(place)
     with open_existing(found, output) as (chunk_store, schema):
+        made_by = FINGERPRINT.fullmatch(schema.fingerprint or "")
         facts = {
             "collection": schema.collection_name,
             "engine": f"Qdrant server {found.url}" if found.url else f"embedded Qdrant in {found.folder}",
@@ -95,7 +98,8 @@ def info(
             "dim": schema.dim,
             "distance": schema.distance.value,
             "fingerprint": schema.fingerprint,
-            "model": (schema.fingerprint or "").rsplit("@", 1)[0] or None,
+            "model": made_by and made_by["model"],
+            "adapter": made_by and made_by["adapter"],
         }
     if json:
         output.json(facts)

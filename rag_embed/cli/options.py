@@ -76,6 +76,14 @@ Alpha = Annotated[
     Optional[float],  # noqa: UP045
     Option("--alpha", min=0, max=1, help="Share of context in a blend.", rich_help_panel=_MODEL),
 ]
+AdapterOption = Annotated[
+    Optional[str],  # noqa: UP045
+    Option(
+        "--adapter",
+        help='A shipped name, a folder by `rag-embed train`, or "none". Default: as the index was made.',
+        rich_help_panel=_MODEL,
+    ),
+]
 ChunkSize = Annotated[
     int, Option("--chunk-size", min=8, help="Most tokens of a chunk.", rich_help_panel=_MODEL)
 ]
@@ -112,6 +120,7 @@ class ModelChoice:
     model: Model = None
     strategy: StrategyOption = None
     alpha: Alpha = None
+    adapter: AdapterOption = None
 
 
 @dataclass(frozen=True, slots=True)
