@@ -246,7 +246,7 @@ def test_quantization_is_passed_on(tmp_path: Path) -> None:
         with QdrantChunkStore(f"docs{number}", path=tmp_path, settings=settings) as store:
             store.add(make_nodes(5))
             config = (tmp_path / f"docs{number}" / "shard" / "edge_config.json").read_text()
-            assert json.loads(config)["quantization_config"] is not None
+            assert json.loads(config)["vectors"]["dense"]["quantization_config"] is not None
     turbo = CollectionSettings(
         quantization_config=models.BinaryQuantization(
             binary=models.BinaryQuantizationConfig(encoding="two_bits")

@@ -10,7 +10,7 @@ wait on disk.
 
 Whole vectors are float16 beside quantized ones: its rounding (2^-11 of a component) is far below what a
 ranking shows; signed int8 values of a model can be told from the unit vectors that come back, and binary ones
-(-1 and 1) keep their cosines exactly.
+(-1 and 1) keep their directions exactly.
 """
 
 from __future__ import annotations
@@ -43,7 +43,8 @@ _QUANTIZATION: Mapping[str, models.QuantizationConfig] = {
 }
 _OVERSAMPLING: Mapping[str, float | None] = {"float32": None, "float16": None, "uint8": None, "int8": 3.0}
 _COARSE_OVERSAMPLING = 10.0
-"""Of binary, of what only the collection's own settings know (product, turbo), and of prefixes."""
+"""Of binary, of what only the collection's own settings know (product, turbo), and of prefixes; twice that of
+binary prefixes. docs/qdrant.md says what was measured."""
 
 _NO_GRAPH = models.HnswConfigDiff(m=0, payload_m=0)
 
@@ -56,7 +57,7 @@ class VectorStorage(BaseModel):
             are float32 with "float32" and float16 otherwise.
         prefix_dim: Search by the first components only, as models with Matryoshka training allow; of any
             other model they are an arbitrary part. None searches by all.
-        oversampling: Candidates per result. None is 3 for int8, 10 for binary and for prefixes.
+        oversampling: Candidates per result. None is 3 for int8, 10 for binary and for prefixes, 20 for binary prefixes.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -138,7 +139,7 @@ def read_encoding(params: models.VectorParams) -> str:
 def choose_oversampling(encoding: str, prefix_dim: int | None) -> float | None:
     """Choose how many candidates a result needs; None where the search is not in two steps."""
     if prefix_dim is not None:
-        return _COARSE_OVERSAMPLING
+        return 2 * _COARSE_OVERSAMPLING if encoding == "binary" else _COARSE_OVERSAMPLING
     return _OVERSAMPLING.get(encoding, _COARSE_OVERSAMPLING)
 
 
