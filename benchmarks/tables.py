@@ -105,6 +105,33 @@ def store(result: Result) -> str:
     )
 
 
+def quantised(result: Result) -> str:
+    """Quality and bytes of every storage; the first row is exact search over float32."""
+    whole = result["results"]["rows"][0]["searched_bytes"]
+    rows = [
+        [
+            row["storage"],
+            "–" if row["storage"].startswith("float") else _candidates(row["oversampling"]),
+            f"{row['searched_bytes']:,.0f} ({row['searched_bytes'] / whole:.1%})",
+            f"{row['disk_bytes']:,.0f}",
+            f"{row['ndcg_10']:.3f}",
+            _interval(row["ndcg_10_difference"], 3, is_signed=True),
+            f"{row['nearest_found']:.1%}",
+        ]
+        for row in result["results"]["rows"]
+    ]
+    header = [
+        "searched",
+        "candidates",
+        "bytes searched",
+        "bytes on disk",
+        "nDCG@10",
+        "difference",
+        "of the nearest 10",
+    ]
+    return make_table(header, rows)
+
+
 def retrieval(result: Result) -> str:
     """nDCG@10 of isolated chunks on every set, and what other strategies add."""
     arms = ["late", "blend 0.5", "title + isolated", "title + late", "title + blend 0.5"]
@@ -173,12 +200,17 @@ TABLES: Mapping[str, tuple[str, Callable[[Result], str]]] = {
     "operators": ("operators", operators),
     "seams": ("seams", seams),
     "store": ("store", store),
+    "quantised": ("quantised", quantised),
     "retrieval": ("retrieval", retrieval),
     "rerank": ("retrieval", rerank),
     "retrieval_arms": ("retrieval", retrieval_arms),
     "retrieval_details": ("retrieval", retrieval_details),
 }
 """Result file and renderer of each table."""
+
+
+def _candidates(oversampling: float | None) -> str:
+    return "not rescored" if oversampling is None else f"× {oversampling:g}, rescored"
 
 
 def _gain(entry: Mapping[str, Any], arm: str) -> str:

@@ -57,7 +57,8 @@ class VectorStorage(BaseModel):
             are float32 with "float32" and float16 otherwise.
         prefix_dim: Search by the first components only, as models with Matryoshka training allow; of any
             other model they are an arbitrary part. None searches by all.
-        oversampling: Candidates per result. None is 3 for int8, 10 for binary and for prefixes, 20 for binary prefixes.
+        oversampling: Candidates per result. None is 3 for int8, 10 for binary and for prefixes, 20 for
+            binary prefixes.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
