@@ -29,6 +29,7 @@ Encoding: TypeAlias = Literal["float32", "float16", "int8", "binary"]
 PREFIX_SUFFIX = "-prefix"
 """Of the name of the vector that holds another one's first components."""
 
+# `always_ram` and `on_disk`, because older servers do not know `memory`, which means the same.
 _QUANTIZATION: Mapping[str, models.QuantizationConfig] = {
     "int8": models.ScalarQuantization(
         # A rare outlier would otherwise widen the steps of all the others.
