@@ -13,7 +13,6 @@ from pathlib import Path
 
 import ir_measures
 import numpy as np
-import torch
 from ir_measures import ScoredDoc, nDCG
 from jaxtyping import Float
 from llama_index.core.schema import NodeRelationship, RelatedNodeInfo, TextNode
@@ -228,7 +227,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--sets", nargs="+", default=None, help="some of the sets instead of all")
     parser.add_argument("--queries", type=int, default=100, help="of each set")
     options = parser.parse_args(argv)
-    torch.set_grad_enabled(False)
     model = ContextualEmbedding(dtype="float32")
     pool = Pool()
     for name in options.sets or DEFAULT_DOCUMENTS:

@@ -90,14 +90,14 @@ class VectorStorage(BaseModel):
 
         Args:
             vector_name: Of the whole vectors.
-            plain: What else is wished for the whole vectors.
+            plain: The whole vectors' size and distance, and whether they must be on disk.
 
         Raises:
             InputError: A prefix as long as the vector, or of a vector without a name.
         """
-        quantization = plain.quantization_config or _QUANTIZATION.get(self.encoding)
-        datatype = plain.datatype or (None if self.encoding == "float32" else models.Datatype.FLOAT16)
-        is_smaller = self.prefix_dim is not None or self.encoding in _QUANTIZATION
+        quantization = _QUANTIZATION.get(self.encoding)
+        datatype = None if self.encoding == "float32" else models.Datatype.FLOAT16
+        is_smaller = self.prefix_dim is not None or quantization is not None
         waits_on_disk = True if is_smaller and plain.on_disk is None else plain.on_disk
         whole = plain.model_copy(update={"datatype": datatype, "on_disk": waits_on_disk})
         if self.prefix_dim is None:
@@ -115,7 +115,7 @@ class VectorStorage(BaseModel):
             on_disk=True if quantization else None,
         )
         # Only candidates are compared with the whole vectors: a graph of theirs would never be walked.
-        unsearched = whole.model_copy(update={"quantization_config": None, "hnsw_config": _NO_GRAPH})
+        unsearched = whole.model_copy(update={"hnsw_config": _NO_GRAPH})
         return {vector_name: unsearched, vector_name + PREFIX_SUFFIX: prefix}
 
 
