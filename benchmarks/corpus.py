@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pydoc_data.topics import topics
 
 from llama_index.core.node_parser import SentenceSplitter
 from llama_index.core.schema import BaseNode, Document
 
-from rag_embed import Encoder, LateChunkingNodeParser
+from rag_embed import CharSpan, Encoder, LateChunkingNodeParser
+from rag_embed.spans import align_tokens
 
 CHUNK_SIZES = (500, 384, 256, 192, 128, 96, 64)
 """Chunk sizes in the model's tokens; the longest documents get the longest chunks."""
@@ -35,6 +37,12 @@ def read_text(characters: int) -> str:
     """So many characters of the topics, over and over."""
     whole = "\n\n".join(topics[name] for name in sorted(topics))
     return (whole * (characters // len(whole) + 1))[:characters]
+
+
+def count_tokens(encoder: Encoder, text: str, spans: Sequence[CharSpan]) -> list[int]:
+    """Tokens of each span, as they stand in the whole text."""
+    tokens = encoder.tokenize(text)
+    return [len(span) for span in align_tokens(text, tokens.starts, tokens.ends, spans)]
 
 
 def cut_documents(documents: list[Document], encoder: Encoder) -> list[CutDocument]:

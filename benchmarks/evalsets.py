@@ -1,20 +1,14 @@
-"""Retrieval sets: documents cut into chunks, queries, and which chunks answer them."""
+"""The retrieval sets of the benchmarks: where they are, how much of each, and what must not be used of it."""
 
 from __future__ import annotations
 
-import json
 import os
-import random
-from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-from jaxtyping import Bool
 
 from benchmarks.report import ROOT
-from rag_embed import CharSpan
+from rag_embed.evaluation import EvalDocument, EvalSet, read_set, sample_set
+from recipes.sources import is_kept_back, replace_name
 
 DEFAULT_DOCUMENTS = {
     "cuad_small": 20,
@@ -26,62 +20,11 @@ DEFAULT_DOCUMENTS = {
     "scifact": 350,
 }
 """Sets, and how many of their documents; chosen so that all take a quarter of an hour on two cores."""
+ANONYMISED = "medquad_anonymised"
+"""Pages of medquad_train in which the name stands in the title alone."""
 _TITLES_FROM_GOLDS = {"anthropic_codebase"}
 _WITHIN_DOCUMENT = {"qmsum_train"}
-
-
-@dataclass(frozen=True, slots=True)
-class ChunkedDocument:
-    """A document and the given borders of its chunks."""
-
-    doc_id: str
-    title: str
-    text: str
-    spans: tuple[CharSpan, ...]
-
-    @property
-    def chunks(self) -> list[str]:
-        """Text of each chunk."""
-        return [self.text[span.start : span.end] for span in self.spans]
-
-
-@dataclass(frozen=True, slots=True)
-class EvalSet:
-    """Documents, queries and judgements.
-
-    Attributes:
-        name: Folder of the set.
-        documents: All, or a sample.
-        queries: Text by id; only those whose answers all stand in the documents.
-        golds: Ids of the answering chunks ("document#index") by query.
-        has_titles: Whether titles may be used and would tell documents apart.
-        is_within_document: Whether only the right document's chunks compete.
-    """
-
-    name: str
-    documents: tuple[ChunkedDocument, ...]
-    queries: dict[str, str]
-    golds: dict[str, dict[str, int]]
-    has_titles: bool
-    is_within_document: bool
-
-    @property
-    def chunk_ids(self) -> list[str]:
-        """Of all documents, in order."""
-        return [f"{doc.doc_id}#{i}" for doc in self.documents for i in range(len(doc.spans))]
-
-    @property
-    def chunk_texts(self) -> list[str]:
-        """Of all documents, in order."""
-        return [chunk for doc in self.documents for chunk in doc.chunks]
-
-    def competing(self) -> Bool[np.ndarray, "queries chunks"]:
-        """Which chunks compete for which query."""
-        if not self.is_within_document:
-            return np.ones((len(self.queries), len(self.chunk_ids)), dtype=bool)
-        homes = np.array([doc.doc_id for doc in self.documents for _ in doc.spans])
-        right = [next(iter(self.golds[query])).rpartition("#")[0] for query in self.queries]
-        return homes[None, :] == np.array(right)[:, None]
+_TRAINED_ON = {"qmsum_train", "medquad_train"}
 
 
 def sets_folder() -> Path:
@@ -90,53 +33,39 @@ def sets_folder() -> Path:
 
 
 def load_set(name: str, *, documents: int | None, seed: int = 0) -> EvalSet:
-    """Read a set, or a random sample of its documents.
+    """Read a set, or a random sample of its documents as `sample_set` draws it.
 
-    A sample holds the answers of randomly drawn queries until half of it is full, then any other documents.
-    Every query whose answers are all in it is kept.
+    Of the sets that the shipped adapter was trained on, only the documents that its recipe keeps back.
     """
-    folder = sets_folder() / name
-    corpus = {row["doc_id"]: row for row in _read_lines(folder / "corpus.jsonl")}
-    texts = {row["query_id"]: row["text"] for row in _read_lines(folder / "queries.jsonl")}
-    golds: dict[str, dict[str, int]] = defaultdict(dict)
-    homes: dict[str, set[str]] = defaultdict(set)
-    for line in (folder / "qrels.tsv").read_text(encoding="utf-8").splitlines()[1:]:
-        query_id, doc_id, index, relevance = line.split("\t")
-        golds[query_id][f"{doc_id}#{index}"] = int(relevance)
-        homes[query_id].add(doc_id)
-    kept = _sample(sorted(corpus), homes, documents, seed)
-    queries = {query: texts[query] for query in sorted(homes) if query in texts and homes[query] <= kept}
-    return EvalSet(
+    folder = "medquad_train" if name == ANONYMISED else name
+    evalset = replace(
+        read_set(sets_folder() / folder),
         name=name,
-        documents=tuple(
-            ChunkedDocument(
-                doc_id, row["title"], row["text"], tuple(CharSpan(*span) for span in row["chunks"])
-            )
-            for doc_id, row in corpus.items()
-            if doc_id in kept
-        ),
-        queries=queries,
-        golds={query: golds[query] for query in queries},
         has_titles=name not in _TITLES_FROM_GOLDS | _WITHIN_DOCUMENT,
         is_within_document=name in _WITHIN_DOCUMENT,
     )
+    if folder in _TRAINED_ON:
+        evalset = _keep_back(evalset)
+    if name == ANONYMISED:
+        evalset = replace(evalset, documents=tuple(_anonymise(doc) for doc in evalset.documents))
+    return sample_set(evalset, documents=documents, seed=seed)
 
 
-def _sample(corpus: list[str], homes: dict[str, set[str]], count: int | None, seed: int) -> set[str]:
-    if count is None or count >= len(corpus):
-        return set(corpus)
-    generator = random.Random(seed)
-    kept: set[str] = set()
-    for query in generator.sample(sorted(homes), len(homes)):
-        if len(kept | homes[query]) > max(count // 2, 1):
-            break
-        kept |= homes[query]
-    for doc_id in generator.sample(corpus, len(corpus)):
-        if len(kept) >= count:
-            break
-        kept.add(doc_id)
-    return kept
+def _keep_back(evalset: EvalSet) -> EvalSet:
+    kept = {doc.doc_id for doc in evalset.documents if is_kept_back(doc.doc_id)}
+    queries = {
+        query: text for query, text in evalset.queries.items() if evalset.home_documents(query) <= kept
+    }
+    return replace(
+        evalset,
+        documents=tuple(doc for doc in evalset.documents if doc.doc_id in kept),
+        queries=queries,
+        golds={query: evalset.golds[query] for query in queries},
+    )
 
 
-def _read_lines(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+def _anonymise(document: EvalDocument) -> EvalDocument:
+    if not document.title.strip():
+        return document
+    text, spans = replace_name(document.text, document.spans, document.title.strip())
+    return replace(document, text=text, spans=tuple(spans))

@@ -10,8 +10,7 @@ from chonkie.embeddings import SentenceTransformerEmbeddings
 from chonkie.types import Chunk
 from sentence_transformers import SentenceTransformer
 
-from rag_embed import CharSpan, Encoder
-from rag_embed.spans import align_tokens
+from rag_embed import CharSpan
 
 
 class GivenBorders(LateChunker):
@@ -32,15 +31,9 @@ class GivenBorders(LateChunker):
         return list(self._borders)
 
 
-def as_chunks(encoder: Encoder, text: str, spans: Sequence[CharSpan]) -> list[Chunk]:
+def as_chunks(text: str, spans: Sequence[CharSpan], token_counts: Sequence[int]) -> list[Chunk]:
     """Spans as chonkie's chunks, which name the number of tokens of each."""
-    tokens = encoder.tokenize(text)
     return [
-        Chunk(
-            text=text[span.start : span.end],
-            start_index=span.start,
-            end_index=span.end,
-            token_count=len(token_span),
-        )
-        for span, token_span in zip(spans, align_tokens(text, tokens.starts, tokens.ends, spans), strict=True)
+        Chunk(text=text[span.start : span.end], start_index=span.start, end_index=span.end, token_count=count)
+        for span, count in zip(spans, token_counts, strict=True)
     ]

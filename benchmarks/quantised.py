@@ -1,7 +1,7 @@
 """What smaller vectors cost: nDCG@10 and bytes per vector of every storage, in the embedded engine.
 
 The chunks of all sets stand in one collection, where a set's queries meet the chunks of the others as well; a
-query that ranks inside its document keeps to it by a filter. Vectors are those of the default strategy.
+query that ranks inside its document keeps to it by a filter. Vectors: half late, half isolated, both titled.
 """
 
 from __future__ import annotations

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import subprocess
 from collections.abc import Mapping
 from datetime import datetime, timezone
 from pathlib import Path
+
+from rag_embed.evaluation.machine import describe_machine
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -68,33 +68,6 @@ def write_report(
     path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     print(f"{name}: written ({'quick' if options.quick else 'full'} run)")
     return path
-
-
-def describe_machine() -> dict[str, object]:
-    """The machine without its name or address."""
-    import torch
-
-    return {
-        "cpu": _cpu_model(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "instructions": torch.backends.cpu.get_cpu_capability(),
-        "accelerator": torch.cuda.get_device_name(0) if torch.cuda.is_available() else None,
-        "system": f"{platform.system()} {platform.machine()}",
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "load_average": round(os.getloadavg()[0], 1),
-    }
-
-
-def _cpu_model() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return _output_of("sysctl", "-n", "machdep.cpu.brand_string") or platform.processor()
-    fields = dict(line.replace("\t", "").split(":", 1) for line in lines if ":" in line)
-    model, family = fields.get("model name", platform.machine()), fields.get("cpu family", "?")
-    return f"{model.strip()} (family {family.strip()})"
 
 
 def _command(name: str, options: argparse.Namespace) -> str:

@@ -5,24 +5,24 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import ir_measures
 import numpy as np
 import torch
-from ir_measures import R, ScoredDoc, nDCG
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from benchmarks.bootstrap import RESAMPLES, mean_interval
-from benchmarks.evalsets import DEFAULT_DOCUMENTS, EvalSet, load_set, sets_folder
-from benchmarks.report import make_parser, write_report
-from benchmarks.vectors import VectorCache
+from benchmarks.evalsets import DEFAULT_DOCUMENTS, load_set, sets_folder
+from benchmarks.report import CACHE, make_parser, write_report
 from rag_embed import ContextualEmbedding
-from rag_embed.listwise import cosine_scores, fuse_scores, move_to_feedback
+from rag_embed.evaluation import EvalSet, VectorCache
+from rag_embed.evaluation.metrics import measure
+from rag_embed.evaluation.ranking import Ranking, list_candidates, rank, rerank
+from rag_embed.evaluation.vectors import Vectors, with_options
+from rag_embed.listwise import move_to_feedback
 from rag_embed.pooling import blend
 from rag_embed.prompts import E2RANK_LIST, QUERY_IN_CONTEXT
 
-MEASURES = {"ndcg_10": nDCG @ 10, "recall_10": R @ 10}
-CANDIDATES = 100
+MEASURES = {"ndcg_10": "nDCG@10", "recall_10": "R@10"}
 PROMPTS = {"E2Rank prompt": E2RANK_LIST, "query in context": QUERY_IN_CONTEXT}
 PROMPT_CANDIDATES = 20
 LIST_WEIGHTS = (0.25, 0.5, 1.0)
@@ -32,73 +32,17 @@ ALPHAS = (0.25, 0.5, 0.75)
 QUICK_SETS = ("anthropic_codebase", "medquad_train", "qmsum_train")
 
 
-@dataclass(frozen=True, slots=True)
-class Ranking:
-    """Chunks of each query, best first, with their scores."""
-
-    order: Int[np.ndarray, "queries candidates"]
-    scores: Float[np.ndarray, "queries candidates"]
-
-
-def rank(
-    evalset: EvalSet, queries: Float[Tensor, "queries dim"], chunks: Float[Tensor, "chunks dim"]
-) -> Ranking:
-    """First stage: the nearest chunks by cosine."""
-    scores = (queries @ chunks.T).numpy()
-    scores[~evalset.competing()] = -2
-    order = np.argsort(-scores, axis=1, kind="stable")[:, :CANDIDATES]
-    return Ranking(order, np.take_along_axis(scores, order, axis=1))
-
-
-def rerank(
-    first: Ranking,
-    moved: Float[Tensor, "queries dim"],
-    chunks: Float[Tensor, "chunks dim"],
-    *,
-    weight: float = 1.0,
-) -> Ranking:
-    """Second stage: cosine of the better query vectors with the stored ones, mixed with the first stage."""
-    scores = np.full_like(first.scores, -2)
-    for row, vector in enumerate(moved):
-        competing = first.scores[row] > -2
-        stored = chunks[first.order[row, competing]]
-        scores[row, competing] = fuse_scores(
-            torch.from_numpy(first.scores[row, competing]), cosine_scores(vector, stored), weight=weight
-        )
-    inner = np.argsort(-scores, axis=1, kind="stable")
-    return Ranking(np.take_along_axis(first.order, inner, axis=1), np.take_along_axis(scores, inner, axis=1))
-
-
-def measure(evalset: EvalSet, ranking: Ranking) -> dict[str, Float[np.ndarray, " queries"]]:
-    """Each measure of each query."""
-    ids = evalset.chunk_ids
-    run = [
-        ScoredDoc(query, ids[chunk], -float(place))
-        for query, order, scores in zip(evalset.queries, ranking.order, ranking.scores, strict=True)
-        for place, (chunk, score) in enumerate(zip(order, scores, strict=True))
-        if score > -2
-    ]
-    found = {
-        (str(m.measure), m.query_id): m.value
-        for m in ir_measures.iter_calc(list(MEASURES.values()), evalset.golds, run)
-    }
-    return {
-        name: np.array([found[str(measure), query] for query in evalset.queries])
-        for name, measure in MEASURES.items()
-    }
-
-
-def embed_arms(cache: VectorCache) -> dict[str, Float[Tensor, "chunks dim"]]:
+def embed_arms(
+    evalset: EvalSet, vectors: Vectors, model: ContextualEmbedding
+) -> dict[str, Float[Tensor, "chunks dim"]]:
     """Chunk vectors of each strategy."""
-    isolated = cache.chunks("isolated", with_title=False)
-    late = cache.chunks("late", with_title=False)
-    arms = {"isolated": isolated, "late": late}
-    arms |= {f"blend {alpha}": blend(late, isolated, alpha) for alpha in ALPHAS}
-    if cache.evalset.has_titles:
-        titled = cache.chunks("isolated", with_title=True)
-        headed = cache.chunks("late", with_title=True)
-        arms |= {"title + isolated": titled, "title + late": headed}
-        arms |= {f"title + blend {alpha}": blend(headed, titled, alpha) for alpha in ALPHAS}
+    by_itself, in_context = with_options(model, strategy="isolated"), with_options(model, strategy="late")
+    arms: dict[str, Float[Tensor, "chunks dim"]] = {}
+    for prefix, with_title in {"": False, "title + ": True}.items() if evalset.has_titles else [("", False)]:
+        isolated = vectors.chunks(by_itself, with_title=with_title)
+        late = vectors.chunks(in_context, with_title=with_title)
+        arms |= {f"{prefix}isolated": isolated, f"{prefix}late": late}
+        arms |= {f"{prefix}blend {alpha}": blend(late, isolated, alpha) for alpha in ALPHAS}
     return arms
 
 
@@ -112,48 +56,43 @@ class Arm:
     queries: Int[np.ndarray, " queries"]
 
 
-def compare(evalset: EvalSet, cache: VectorCache, *, rerank_queries: int) -> list[dict[str, object]]:
+def compare(
+    evalset: EvalSet, vectors: Vectors, model: ContextualEmbedding, *, rerank_queries: int
+) -> list[dict[str, object]]:
     """All arms of one set; strategies against isolated, rerankers against their first stage."""
-    queries = cache.queries()
+    questions = list(evalset.queries.values())
+    queries, competing = vectors.queries(model, questions), evalset.competing()
     everyone = np.arange(len(queries))
-    strategies = embed_arms(cache)
-    arms = [Arm(n, rank(evalset, queries, chunks), "isolated", everyone) for n, chunks in strategies.items()]
-    firsts = {arm.name: arm.ranking for arm in arms}
+    strategies = embed_arms(evalset, vectors, model)
+    firsts = {name: rank((queries @ chunks.T).numpy(), competing) for name, chunks in strategies.items()}
+    arms = [Arm(name, ranking, "isolated", everyone) for name, ranking in firsts.items()]
     best = "title + blend 0.5" if evalset.has_titles else "blend 0.5"
     for first_name in ("isolated", best):
         first, chunks = firsts[first_name], strategies[first_name]
         for count, weight in FEEDBACK:
             moved = torch.stack(
                 [
-                    move_to_feedback(query, chunks[order[scores > -2][:count]], weight=weight)
-                    for query, order, scores in zip(queries, first.order, first.scores, strict=True)
+                    move_to_feedback(query, chunks[first.found(row)[:count]], weight=weight)
+                    for row, query in enumerate(queries)
                 ]
             )
             name = f"{first_name} → feedback {count} x {weight}"
             arms.append(Arm(name, rerank(first, moved, chunks), first_name, everyone))
     drawn = np.sort(np.random.default_rng(0).permutation(len(queries))[:rerank_queries])
+    pairs = list_candidates(first, questions, evalset.chunk_texts, count=PROMPT_CANDIDATES)
     for prompt_name, prompt in PROMPTS.items():
         moved = queries.clone()
-        moved[drawn] = cache.lists(prompt, list_pairs(evalset, first, drawn))
+        moved[drawn] = vectors.lists(model, prompt, [pairs[row] for row in drawn])
         for weight in LIST_WEIGHTS:
             name = f"{best} → {prompt_name}, weight {weight}"
             arms.append(Arm(name, rerank(first, moved, chunks, weight=weight), best, drawn))
-    scores = {arm.name: measure(evalset, arm.ranking) for arm in arms}
+    scores = {arm.name: _measure(evalset, arm.ranking) for arm in arms}
     return [_row(arm, scores[arm.name], scores[arm.baseline]) for arm in arms]
 
 
-def list_pairs(
-    evalset: EvalSet, first: Ranking, drawn: Int[np.ndarray, " drawn"]
-) -> list[tuple[str, list[str]]]:
-    """Each drawn query with the texts of its first candidates."""
-    texts, questions = evalset.chunk_texts, list(evalset.queries.values())
-    return [
-        (
-            questions[query],
-            [texts[chunk] for chunk in first.order[query][first.scores[query] > -2][:PROMPT_CANDIDATES]],
-        )
-        for query in drawn
-    ]
+def _measure(evalset: EvalSet, ranking: Ranking) -> dict[str, Float[np.ndarray, " queries"]]:
+    found = measure(ranking, evalset.golds, evalset.answer_ids, measures=list(MEASURES.values()))
+    return {name: found[parsed] for name, parsed in MEASURES.items()}
 
 
 def _row(
@@ -175,7 +114,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--documents", type=int, default=None, help="of each set; 0 is all")
     parser.add_argument("--rerank-queries", type=int, default=60, help="of each set, for the list prompts")
     options = parser.parse_args(argv)
-    model = ContextualEmbedding(dtype="float32")
+    model = ContextualEmbedding(dtype="float32", adapter=None)
+    # Windows as long as the model can read, longer than the default.
+    model = with_options(model, window_tokens=model.profile.max_tokens)
+    cache = VectorCache(CACHE / "vectors")
     results: dict[str, object] = {}
     rerank_queries = 5 if options.quick else options.rerank_queries
     for name in options.sets or (QUICK_SETS if options.quick else DEFAULT_DOCUMENTS):
@@ -184,7 +126,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             continue
         wanted = DEFAULT_DOCUMENTS.get(name) if options.documents is None else options.documents or None
         evalset = load_set(name, documents=2 if options.quick else wanted)
-        rows = compare(evalset, VectorCache(evalset, model), rerank_queries=rerank_queries)
+        rows = compare(evalset, Vectors(evalset.documents, cache=cache), model, rerank_queries=rerank_queries)
         results[name] = {
             "documents": len(evalset.documents),
             "chunks": len(evalset.chunk_ids),

@@ -51,40 +51,39 @@ def operators(result: Result) -> str:
 
 def memory(result: Result) -> str:
     results = result["results"]
-    header = ["peak MB", *(f"{length:,} tokens" for length in results["lengths"])]
-    return make_table(
-        header,
-        [
-            [name, *(f"{entry[str(length)]['peak_mb']:,.0f}" for length in results["lengths"])]
-            for name, entry in results["contestants"].items()
-        ],
-    )
+    lengths, reference = results["lengths"], results["reference_length"]
+    header = ["peak MB", *(f"{n:,} tokens" for n in lengths), f"{lengths[-1]:,} over {reference:,} tokens"]
+    rows = []
+    for name, entry in results["contestants"].items():
+        peaks = {length: entry[str(length)]["peak_mb"] for length in lengths}
+        growth = peaks[lengths[-1]] - peaks[reference]
+        rows.append([name, *(f"{peak:,.0f}" for peak in peaks.values()), f"{growth:+,.0f}"])
+    return make_table(header, rows)
 
 
 def seams(result: Result) -> str:
-    results = result["results"]
+    """Our cosines, a row per layout, and how much nearer the other arms come.
+
+    The fixed step has its seams elsewhere, so near ours it is not compared.
+    """
+    layouts: dict[tuple[object, ...], list[Mapping[str, Any]]] = {}
+    for row in result["results"]["rows"]:
+        layout = (row["numbering"], row["window_tokens"], row["overlap_tokens"])
+        layouts.setdefault(layout, []).append(row)
+    header = ["positions of", "window", "overlap", "near seams: ours", "earlier window"]
+    header += ["chunk vectors: ours", "earlier window", "fixed step"]
     rows = [
         [
-            row["arm"],
-            row["numbering"],
-            row["window_tokens"],
-            row["overlap_tokens"],
-            *(_interval(row[name], 4) for name in ("all_tokens", "near_seams", "chunk_vectors")),
+            *layout,
+            f"{ours['near_seams'][0]:.3f}",
+            _interval(earlier["near_seams_difference"], 3, is_signed=True),
+            f"{ours['chunk_vectors'][0]:.3f}",
+            _interval(earlier["chunk_vectors_difference"], 3, is_signed=True),
+            _interval(fixed_step["chunk_vectors_difference"], 3, is_signed=True),
         ]
-        for row in results["rows"]
+        for layout, (ours, earlier, fixed_step) in layouts.items()
     ]
-    return make_table(
-        [
-            "state taken from",
-            "positions of",
-            "window",
-            "overlap",
-            "all tokens",
-            "near seams",
-            "chunk vectors",
-        ],
-        rows,
-    )
+    return make_table(header, rows)
 
 
 def store(result: Result) -> str:
@@ -130,6 +129,31 @@ def quantised(result: Result) -> str:
         "of the nearest 10",
     ]
     return make_table(header, rows)
+
+
+def context(result: Result) -> str:
+    """nDCG@10 of isolated chunks on every set, and what others add; the default also over titles."""
+    arms = ["title + isolated", "late, untrained", "adapter alone", "default"]
+    header = ["nDCG@10", "queries", "isolated", *arms, "default over title + isolated"]
+    rows = []
+    for name, entry in result["results"].items():
+        found = {row["arm"]: row for row in entry["rows"]}
+        gains = [_difference(found.get(arm), "isolated") for arm in arms]
+        over_title = _difference(found["default"], "title + isolated")
+        isolated = f"{found['isolated']['nDCG@10']:.3f}"
+        rows.append([name, f"{entry['queries']:,}", isolated, *gains, over_title])
+    return make_table(header, rows)
+
+
+def context_arms(result: Result) -> str:
+    """Both measures of every arm on every set."""
+    sets = result["results"]
+    arms = dict.fromkeys(row["arm"] for entry in sets.values() for row in entry["rows"])
+    rows = []
+    for arm in arms:
+        found = {name: next((r for r in e["rows"] if r["arm"] == arm), None) for name, e in sets.items()}
+        rows.append([arm, *(f"{r['nDCG@10']:.3f} / {r['R@10']:.3f}" if r else "–" for r in found.values())])
+    return make_table(["nDCG@10 / R@10", *sets], rows)
 
 
 def retrieval(result: Result) -> str:
@@ -201,6 +225,8 @@ TABLES: Mapping[str, tuple[str, Callable[[Result], str]]] = {
     "seams": ("seams", seams),
     "store": ("store", store),
     "quantised": ("quantised", quantised),
+    "context": ("context", context),
+    "context_arms": ("context", context_arms),
     "retrieval": ("retrieval", retrieval),
     "rerank": ("retrieval", rerank),
     "retrieval_arms": ("retrieval", retrieval_arms),
@@ -211,6 +237,11 @@ TABLES: Mapping[str, tuple[str, Callable[[Result], str]]] = {
 
 def _candidates(oversampling: float | None) -> str:
     return "not rescored" if oversampling is None else f"× {oversampling:g}, rescored"
+
+
+def _difference(row: Mapping[str, Any] | None, baseline: str) -> str:
+    values = (row or {}).get(f"nDCG@10 over {baseline}")
+    return _interval(values, 3, is_signed=True) if values else "–"
 
 
 def _gain(entry: Mapping[str, Any], arm: str) -> str:

@@ -10,7 +10,7 @@ from llama_index.core.schema import BaseNode, MetadataMode
 from llama_index.embeddings.huggingface import HuggingFaceEmbedding
 from sentence_transformers import SentenceTransformer
 
-from benchmarks.corpus import CutDocument, cut_documents, read_documents
+from benchmarks.corpus import CutDocument, count_tokens, cut_documents, read_documents
 from benchmarks.peers import GivenBorders, as_chunks
 from benchmarks.race import Race
 from benchmarks.report import make_parser, write_report
@@ -53,12 +53,11 @@ def chonkie(
 ) -> Callable[[], object]:
     """Late chunking as chonkie does it, one document after the other, at our borders."""
     chunker = GivenBorders(model)
-    chunks = {
-        document.text: as_chunks(
-            encoder, document.text, [CharSpan(n.start_char_idx, n.end_char_idx) for n in document.nodes]
-        )
-        for document in documents
-    }
+    chunks = {}
+    for document in documents:
+        spans = [CharSpan(node.start_char_idx, node.end_char_idx) for node in document.nodes]
+        counts = count_tokens(encoder, document.text, spans)
+        chunks[document.text] = as_chunks(document.text, spans, counts)
 
     def embed() -> None:
         for text, borders in chunks.items():

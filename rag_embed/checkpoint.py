@@ -32,20 +32,16 @@ def _attend_within_texts(
     **_unused: object,
 ) -> tuple[Float[Tensor, "1 tokens heads head_dim"], None]:
     """Full attention inside each of the packed texts; neighbours of one length go through in one call."""
-    _, heads, tokens, _ = query.shape
-    output = value.new_empty(1, tokens, heads, value.shape[-1])
-    start = 0
-    for length, same_length in groupby(text_lengths):
-        count = len(list(same_length))
-        end = start + count * length
-        queries, keys, values = (
-            states[0, :, start:end].unflatten(1, (count, length)).transpose(0, 1)
-            for states in (query, key, value)
-        )
-        attended = torch.nn.functional.scaled_dot_product_attention(queries, keys, values, scale=scaling)
-        output[0, start:end].unflatten(0, (count, length)).copy_(attended.transpose(1, 2))
-        start = end
-    return output, None
+    groups = [(length, len(list(same_length))) for length, same_length in groupby(text_lengths)]
+    sizes = [length * count for length, count in groups]
+    # Split and joined, not sliced and assigned: the gradient of a slice is as large as all texts together.
+    split = (states[0].split(sizes, dim=1) for states in (query, key, value))
+    attended = []
+    for (length, count), *states in zip(groups, *split, strict=True):
+        queries, keys, values = (part.unflatten(1, (count, length)).transpose(0, 1) for part in states)
+        result = torch.nn.functional.scaled_dot_product_attention(queries, keys, values, scale=scaling)
+        attended.append(result.transpose(1, 2).flatten(0, 1))
+    return torch.cat(attended)[None], None
 
 
 AttentionInterface.register(_PACKED, _attend_within_texts)

@@ -22,6 +22,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from rag_embed.adapter import Adapter, locate_adapter, merge_adapter
 from rag_embed.checkpoint import load_checkpoint
 from rag_embed.errors import ContextOverflowError, NonFiniteError
 from rag_embed.profiles import EMBEDDED_MODEL, Profile, locate_checkpoint
@@ -52,6 +53,7 @@ class Encoder:
 
     Args:
         profile: The checkpoint and how it is used.
+        adapter: What is merged into its weights.
         device: Where the model runs.
         dtype: Precision of its weights and states.
         batch_tokens: Most tokens in one forward pass over several texts.
@@ -62,9 +64,16 @@ class Encoder:
     """
 
     def __init__(
-        self, profile: Profile, *, device: torch.device, dtype: torch.dtype, batch_tokens: int = 2048
+        self,
+        profile: Profile,
+        *,
+        device: torch.device,
+        dtype: torch.dtype,
+        batch_tokens: int = 2048,
+        adapter: Adapter | None = None,
     ) -> None:
         self.profile = profile
+        self.adapter = adapter
         self.device = device
         self.dtype = dtype
         self.batch_tokens = batch_tokens
@@ -72,6 +81,8 @@ class Encoder:
         self.token_count = 0
         self._lock = threading.Lock()
         self._model, self._tokenizer = load_checkpoint(profile, device, dtype)
+        if adapter is not None:
+            merge_adapter(self._model, adapter, weights_sha256=profile.weights_sha256)
         probe = self._tokenizer.encode("a", add_special_tokens=True)
         first = probe.special_tokens_mask.index(0)
         last = len(probe.ids) - probe.special_tokens_mask[::-1].index(0)
@@ -145,9 +156,7 @@ class Encoder:
     def _forward(self, batch: Sequence[Int[np.ndarray, " _"]]) -> list[Float[Tensor, "_ dim"]]:
         with self._lock:
             self.token_count += sum(map(len, batch))
-            states = (
-                self._forward_packed(batch) if self.profile.is_packable else self._forward_by_length(batch)
-            )
+            states = self.forward(batch)
         # A sum is finite only if all its terms are, and costs less than asking each.
         if not bool(torch.stack([state.sum(dtype=torch.float32) for state in states]).isfinite().all()):
             raise NonFiniteError(
@@ -156,6 +165,18 @@ class Encoder:
                 "expected finite numbers. In float16 this is an overflow: use dtype='float32' or 'bfloat16'"
             )
         return states
+
+    def forward(self, batch: Sequence[Int[np.ndarray, " _"]]) -> list[Float[Tensor, "_ dim"]]:
+        """Run the model once over whole sequences, special tokens included.
+
+        Unchecked and with gradients where they are enabled: for training. Use `encode` for all else.
+        """
+        return self._forward_packed(batch) if self.profile.is_packable else self._forward_by_length(batch)
+
+    def trainable_model(self) -> torch.nn.Module:
+        """The model itself, all weights frozen: what training puts an adapter on."""
+        model: torch.nn.Module = self._model.requires_grad_(False)
+        return model
 
     def _forward_packed(self, batch: Sequence[Int[np.ndarray, " _"]]) -> list[Float[Tensor, "_ dim"]]:
         lengths = [len(ids) for ids in batch]
@@ -189,6 +210,7 @@ def load_encoder(
     device: str | None = None,
     dtype: Dtype = "auto",
     batch_tokens: int = 2048,
+    adapter: str | Path | None = None,
 ) -> Encoder:
     """Load a checkpoint, or return the one that this process has loaded already.
 
@@ -199,6 +221,8 @@ def load_encoder(
         dtype: "auto" is what the processor really computes fast: bfloat16 on accelerators and CPUs with
             native support, else float32.
         batch_tokens: Most tokens in one forward pass over several texts.
+        adapter: The name of a shipped adapter or a folder, merged into the weights; None leaves them as they
+            are.
 
     Raises:
         MissingExtraError: The embedded model is not installed.
@@ -209,12 +233,15 @@ def load_encoder(
         model = model.expanduser().resolve()
     target = torch.device(device or pick_device())
     precision = pick_dtype(target) if dtype == "auto" else getattr(torch, dtype)
-    key = (str(model), revision, target, precision, batch_tokens)
+    located = None if adapter is None else locate_adapter(adapter)
+    key = (str(model), revision, target, precision, batch_tokens, located)
     with _loading:
         encoder = _loaded.get(key)
         if encoder is None:
             profile = locate_checkpoint(str(model), revision=revision)
-            encoder = Encoder(profile, device=target, dtype=precision, batch_tokens=batch_tokens)
+            encoder = Encoder(
+                profile, device=target, dtype=precision, batch_tokens=batch_tokens, adapter=located
+            )
             _loaded[key] = encoder
             _recent.append(encoder)
     return encoder

@@ -132,6 +132,7 @@ def embed_chunks(
     spans: Sequence[CharSpan],
     *,
     strategy: Strategy,
+    context_encoder: TokenEncoder | None = None,
     alpha: float = 0.5,
     isolated_texts: Sequence[str] | None = None,
     head: str = "",
@@ -144,6 +145,7 @@ def embed_chunks(
         text: The whole document.
         spans: Characters of each chunk.
         strategy: "isolated", "late", or "blend" of both.
+        context_encoder: Reads the windows, where that is another than embeds chunks alone: an adapted one.
         alpha: Share of the late vector in a blend, from 0 to 1.
         isolated_texts: What each chunk is when embedded alone; by default its characters.
         head: Context head of the late windows.
@@ -165,7 +167,7 @@ def embed_chunks(
         )
     if strategy == "isolated":
         return embed_isolated(encoder, texts, options=options)
-    late = embed_late(encoder, text, spans, head=head, options=options)
+    late = embed_late(context_encoder or encoder, text, spans, head=head, options=options)
     if strategy == "late":
         return late
     return blend(late, embed_isolated(encoder, texts, options=options), alpha)

@@ -14,7 +14,7 @@ import rag_embed
 ROOT = Path(rag_embed.__file__).parent
 MODULES = sorted(ROOT.rglob("*.py"))
 RING_1 = {"errors", "stamp", "spans", "windows", "pooling", "prompts"}
-RING_2 = {"profiles", "checkpoint", "encoder", "late_chunking", "listwise"}
+RING_2 = {"profiles", "adapter", "checkpoint", "encoder", "late_chunking", "listwise"}
 ADAPTERS = {"llama_index", "qdrant_client", "qdrant_edge"}
 VAGUE_NAMES = {"utils", "util", "helpers", "helper", "common", "base", "manager", "misc", "core"}
 

@@ -91,6 +91,41 @@ def test_every_window_rule_owns_each_token_once(overlap):
         assert all(w.start <= w.own_start <= w.own_end <= w.end for w in windows)
 
 
+def test_windows_read_together_have_the_states_of_a_stock_pass_each(tiny_encoder, tiny_folder):
+    ids = np.random.default_rng(4).integers(5, 100, 50)
+    readings = {
+        seams.Reading(*cut) for cut in [(0, 50, 0), (3, 20, 0), (3, 20, 11), (20, 37, 5), (49, 50, 2)]
+    }
+    found = seams.read_all(tiny_encoder, ids, readings)
+    assert found.keys() == readings
+    stock = BertModel.from_pretrained(tiny_folder, attn_implementation="eager").eval()
+    for reading, states in found.items():
+        text = [*tiny_encoder.prefix_ids, *ids[reading.start : reading.end], *tiny_encoder.suffix_ids]
+        # The first token keeps its place: only what stands behind it is moved on.
+        positions = [0, *range(reading.shift + 1, reading.shift + len(text))]
+        with torch.inference_mode():
+            expected = stock(input_ids=torch.tensor([text]), position_ids=torch.tensor([positions]))
+        torch.testing.assert_close(states, expected.last_hidden_state[0, 1:-1], rtol=1e-4, atol=1e-4)
+
+
+def test_seam_scores_are_those_of_looking_up_token_by_token(tiny_encoder):
+    ids = np.random.default_rng(4).integers(5, 100, 60)
+    layouts = [seams.Layout("window", 30, 8), seams.Layout("document", 30, 8)]
+    scores = seams.score_passage(tiny_encoder, ids, layouts)
+    assert len(scores) == 6
+    whole = next(tiny_encoder.encode([ids]))[1:-1]
+    for arm, windows in layouts[0].make_arms(60, 2).items():
+        cosines = []
+        for token in range(60):
+            window = next(w for w in windows if w.own_start <= token < w.own_end)
+            states = next(tiny_encoder.encode([ids[window.start : window.end]]))
+            cosines.append(torch.cosine_similarity(states[1 + token - window.start], whole[token], dim=0))
+        all_tokens, near_seams, _ = scores[layouts[0], arm]
+        assert all_tokens == pytest.approx(float(np.mean(cosines)), abs=1e-5)
+        assert near_seams < 0.999
+        assert scores[layouts[1], arm] != pytest.approx(scores[layouts[0], arm], abs=1e-3)
+
+
 @pytest.fixture
 def tiny_sets(tmp_path, monkeypatch):
     folder = tmp_path / "eval" / "cuad_small"

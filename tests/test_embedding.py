@@ -441,7 +441,7 @@ def test_an_automatic_dtype_travels_between_machines(tiny_folder: Path) -> None:
 @pytest.mark.parametrize("field", sorted(ContextualEmbedding.model_fields))
 def test_every_field_is_accounted_for(field: str) -> None:
     """A new field has to be put into one of the tests above."""
-    changing = {key.split()[0] for key in CHANGES} | {"model", "revision"}
+    changing = {key.split()[0] for key in CHANGES} | {"model", "revision", "adapter"}
     neutral = {"device", "batch_tokens", "show_progress", "embed_batch_size"}
     inherited = {"model_name", "callback_manager", "num_workers", "embeddings_cache", "rate_limiter"}
     assert field in changing | neutral | inherited
@@ -545,6 +545,30 @@ def test_an_embeddings_cache_is_refused(tiny_folder: Path) -> None:
         embedding_of(tiny_folder, window_tokens=3000)(parse(*read()))
 
 
+# --- what is said once ----------------------------------------------------------------------------
+
+
+def test_a_blend_mixes_headed_windows_with_bare_chunks(tiny_folder: Path) -> None:
+    """Shared metadata stands before the windows; before a chunk stands only what is its own."""
+
+    def vectors(keys: set[str], **options: Any) -> np.ndarray:
+        nodes = parse(*read("lists"))
+        for number, node in enumerate(nodes):
+            node.metadata = {**node.metadata, "page": str(number)}
+            node.excluded_embed_metadata_keys += [k for k in ("title", "page") if k not in keys]
+        embedding_of(tiny_folder, **options)(nodes)
+        return np.array([node.embedding for node in nodes])
+
+    both = {"title", "page"}
+    mixed = 0.3 * vectors(both, strategy="late") + 0.7 * vectors({"page"}, strategy="isolated")
+    mixed /= np.linalg.norm(mixed, axis=1, keepdims=True)
+    np.testing.assert_allclose(vectors(both, strategy="blend", alpha=0.3), mixed, atol=1e-6)
+
+    unheaded = 0.3 * vectors(set(), strategy="late") + 0.7 * vectors(both, strategy="isolated")
+    unheaded /= np.linalg.norm(unheaded, axis=1, keepdims=True)
+    np.testing.assert_allclose(vectors(both, alpha=0.3, head="none"), unheaded, atol=1e-6)
+
+
 # --- what others are told -------------------------------------------------------------------------
 
 
@@ -573,7 +597,7 @@ def test_embedding_events(model: ContextualEmbedding, listener: Listener) -> Non
     assert starts[0].model_dict["class_name"] == "ContextualEmbedding"
     assert [vector for end in ends for vector in end.embeddings] == [node.embedding for node in nodes]
     assert [len(end.chunks) for end in ends] == [len(end.embeddings) for end in ends]
-    assert ends[0].chunks[0].startswith("title: On lists\n\n")
+    assert [chunk for end in ends for chunk in end.chunks] == [node.text for node in nodes]
     listener.events.clear()
     model(nodes)
     assert not [event for event in listener.events if isinstance(event, EmbeddingStartEvent)]

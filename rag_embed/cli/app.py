@@ -7,7 +7,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from rag_embed.cli import asking, indexing
+from rag_embed.cli import asking, evaluating, indexing, training
 from rag_embed.cli import options as opt
 from rag_embed.cli.output import Output
 from rag_embed.errors import RagEmbedError
@@ -34,5 +34,13 @@ app = typer.Typer(
     epilog="Exit codes: 0 done, 1 failed, 2 wrong usage, 3 no index, no documents or no result.",
 )
 
-for _command in (indexing.index, asking.search, asking.chat, asking.info, indexing.demo):
+for _command in (
+    indexing.index,
+    asking.search,
+    asking.chat,
+    asking.info,
+    indexing.demo,
+    evaluating.evaluate,
+    training.train,
+):
     app.command()(_command)

@@ -74,19 +74,38 @@ def rebuild_context(members: Sequence[tuple[BaseNode, ChunkStamp]]) -> str:
     return context
 
 
-def shared_metadata(nodes: Sequence[BaseNode]) -> str:
-    """Render what all chunks of a document have in common, as LlamaIndex renders a node's metadata."""
-    first = nodes[0]
-    shared = {
-        key: value
-        for key, value in first.metadata.items()
+def shared_keys(nodes: Sequence[BaseNode]) -> list[str]:
+    """Name the metadata to be embedded that all chunks of a document have in common."""
+    return [
+        key
+        for key, value in nodes[0].metadata.items()
         if all(
             key in node.metadata
             and node.metadata[key] == value
             and key not in node.excluded_embed_metadata_keys
             for node in nodes
         )
-    }
-    copy = first.model_copy(update={"metadata": shared})
-    rendered = copy.get_metadata_str(mode=MetadataMode.EMBED)
+    ]
+
+
+def shared_metadata(nodes: Sequence[BaseNode]) -> str:
+    """Render what all chunks of a document have in common, as LlamaIndex renders a node's metadata."""
+    metadata = {key: nodes[0].metadata[key] for key in shared_keys(nodes)}
+    rendered = nodes[0].model_copy(update={"metadata": metadata}).get_metadata_str(mode=MetadataMode.EMBED)
     return f"{rendered}\n\n" if rendered else ""
+
+
+def chunk_texts(nodes: Sequence[BaseNode], *, with_shared: bool) -> list[str]:
+    """Texts of the chunks to be embedded alone, behind their metadata.
+
+    Args:
+        nodes: All chunks of a document.
+        with_shared: Whether the metadata that all of them have in common is there.
+    """
+    hidden = [] if with_shared else shared_keys(nodes)
+    return [
+        node.model_copy(
+            update={"excluded_embed_metadata_keys": [*node.excluded_embed_metadata_keys, *hidden]}
+        ).get_content(metadata_mode=MetadataMode.EMBED)
+        for node in nodes
+    ]

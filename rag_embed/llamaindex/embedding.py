@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import json
 import logging
 from collections.abc import Sequence
 from dataclasses import replace
@@ -16,25 +14,25 @@ from llama_index.core.base.embeddings.base import BaseEmbedding
 from llama_index.core.callbacks import CBEventType, EventPayload
 from llama_index.core.instrumentation import get_dispatcher
 from llama_index.core.instrumentation.events.embedding import EmbeddingEndEvent, EmbeddingStartEvent
-from llama_index.core.schema import BaseNode, MetadataMode
+from llama_index.core.schema import BaseNode
 from llama_index.core.utils import get_tqdm_iterable
 from pydantic import Field, model_validator
 from torch import Tensor
 from typing_extensions import Self
 
+from rag_embed.adapter import Adapter, find_adapter, locate_adapter
 from rag_embed.encoder import Dtype, Encoder, load_encoder
 from rag_embed.errors import AlignmentError, EmptySpanError, EmptyTextError, InputError
 from rag_embed.late_chunking import Strategy, WindowOptions, embed_chunks, embed_isolated
-from rag_embed.llamaindex.context import rebuild_context, shared_metadata
+from rag_embed.llamaindex.context import chunk_texts, rebuild_context, shared_metadata
+from rag_embed.llamaindex.pickling import make_state
+from rag_embed.llamaindex.vector_space import name_vector_space
 from rag_embed.profiles import EMBEDDED_MODEL, Profile, locate_checkpoint
 from rag_embed.spans import CharSpan
 from rag_embed.stamp import STAMP_KEY, ChunkStamp
 
 dispatcher = get_dispatcher(__name__)
 logger = logging.getLogger(__name__)
-
-# Raised whenever the same options give other vectors than before; see "Vectors changed" in the changelog.
-_VECTOR_REVISION = 1
 
 
 class ContextualEmbedding(BaseEmbedding):
@@ -47,14 +45,16 @@ class ContextualEmbedding(BaseEmbedding):
     Attributes:
         model: The embedded encoder, a local folder, or a hub id.
         revision: Commit of the hub repository.
-        device: A torch device; by default the accelerator if there is one.
+        device: A torch device; by default an accelerator.
         dtype: "auto" picks what the processor computes fast.
-        batch_tokens: Most tokens in one forward pass over several chunks or windows.
+        batch_tokens: Most tokens in one forward pass.
         strategy: "isolated", "late" or "blend".
         alpha: Share of the late vector in a blend.
+        adapter: Merged into the encoder that reads windows; queries and isolated chunks never see it. "auto"
+            is the shipped adapter of these weights if there is one; else a name, a folder, or None.
         head: What stands before every window: nothing, or the metadata that all chunks of the document share
-            and that is not excluded from embedding.
-        window_tokens: Most tokens of one window; None is the length that the checkpoint was trained for.
+            and that is not excluded from embedding; the isolated half of a blend then goes without it.
+        window_tokens: Most tokens of a window; None is what adapter or checkpoint were trained for.
         overlap_tokens: Fewest tokens that neighbouring windows share.
         head_tokens: Most tokens of the head; a longer head is cut there.
         query_prefix: Put before queries; None takes what the checkpoint declares.
@@ -75,6 +75,7 @@ class ContextualEmbedding(BaseEmbedding):
     batch_tokens: int = Field(default=1024, gt=0)
     strategy: Strategy = "blend"
     alpha: float = Field(default=0.5, ge=0, le=1)
+    adapter: str | None = "auto"
     head: Literal["none", "metadata"] = "metadata"
     window_tokens: int | None = Field(default=None, gt=0)
     overlap_tokens: int = Field(default=32, ge=0)
@@ -101,13 +102,31 @@ class ContextualEmbedding(BaseEmbedding):
     @property
     def encoder(self) -> Encoder:
         """The encoder, loaded at first use and shared by all in this process that ask for the same."""
+        return self._load_encoder(None)
+
+    @property
+    def context_encoder(self) -> Encoder:
+        """The encoder that reads windows: the same, or with the adapter merged into it."""
+        return self._load_encoder(self.located_adapter)
+
+    def _load_encoder(self, adapter: Adapter | None) -> Encoder:
         return load_encoder(
             self.model,
             revision=self.revision,
             device=self.device,
             dtype=self.dtype,
             batch_tokens=self.batch_tokens,
+            adapter=adapter.folder if adapter else None,
         )
+
+    @property
+    def located_adapter(self) -> Adapter | None:
+        """The adapter that "auto", a name or a folder stands for; None where no window is read."""
+        if self.adapter is None or self.strategy == "isolated":
+            return None
+        if self.adapter == "auto":
+            return find_adapter(self.profile.weights_sha256)
+        return locate_adapter(self.adapter)
 
     @property
     def profile(self) -> Profile:
@@ -120,23 +139,18 @@ class ContextualEmbedding(BaseEmbedding):
         Device, batch size and an automatic dtype are left out, so that an index built on one machine can be
         used on another.
         """
-        profile = self.profile
-        options = self.model_dump(
-            include={
-                "strategy",
-                "head",
-                "overlap_tokens",
-                "head_tokens",
-                *({"alpha"} if self.strategy == "blend" else ()),
-                *({"dtype"} if self.dtype != "auto" else ()),
+        relevant = ["head", "overlap_tokens", "head_tokens"]
+        relevant += ["alpha"] * (self.strategy == "blend") + ["dtype"] * (self.dtype != "auto")
+        return name_vector_space(
+            self.profile,
+            self.strategy,
+            adapter=self.located_adapter,
+            options={
+                **{name: getattr(self, name) for name in relevant},
+                "window_tokens": self._window_options.window_tokens,
             },
+            prefixes=(self._prefix("query"), self._prefix("document")),
         )
-        options.pop("class_name", None)
-        options["window_tokens"] = self._window_options.window_tokens
-        prefixes = (self._prefix("query"), self._prefix("document"))
-        content = json.dumps([_VECTOR_REVISION, profile.weights_sha256, options, prefixes], sort_keys=True)
-        digest = hashlib.sha256(content.encode()).hexdigest()
-        return f"{profile.name}@{profile.weights_sha256[:8]}/{self.strategy}/{digest[:12]}"
 
     def __call__(self, nodes: Sequence[BaseNode], **kwargs: Any) -> Sequence[BaseNode]:
         """Fill the vectors of nodes, document by document.
@@ -185,7 +199,9 @@ class ContextualEmbedding(BaseEmbedding):
         self, members: Sequence[tuple[BaseNode, ChunkStamp]], text: str, fingerprint: str
     ) -> None:
         """Embed the chunks of one context and put vector and fingerprint on their nodes."""
-        texts = [node.get_content(metadata_mode=MetadataMode.EMBED) for node, _ in members]
+        nodes = [node for node, _ in members]
+        # What the head says is not said again by the half of a blend that stands for the chunk alone.
+        texts = chunk_texts(nodes, with_shared=self.strategy != "blend" or self.head == "none")
         payload = self.to_payload()
         dispatcher.event(EmbeddingStartEvent(model_dict=payload))
         with self.callback_manager.event(
@@ -195,7 +211,7 @@ class ContextualEmbedding(BaseEmbedding):
                 text,
                 [CharSpan(s.start, s.end) for _, s in members],
                 texts,
-                shared_metadata([n for n, _ in members]),
+                shared_metadata(nodes),
             )
             embeddings = vectors.tolist()
             event.on_end(payload={EventPayload.CHUNKS: texts, EventPayload.EMBEDDINGS: embeddings})
@@ -214,6 +230,7 @@ class ContextualEmbedding(BaseEmbedding):
                 self.encoder,
                 text,
                 spans,
+                context_encoder=self.context_encoder,
                 strategy=self.strategy,
                 alpha=self.alpha,
                 isolated_texts=[prefix + chunk for chunk in texts],
@@ -249,7 +266,9 @@ class ContextualEmbedding(BaseEmbedding):
 
     @property
     def _window_options(self) -> WindowOptions:
-        window_tokens = self.window_tokens or self.profile.trained_tokens
+        adapter = self.located_adapter
+        trained_tokens = adapter.window_tokens if adapter else self.profile.trained_tokens
+        window_tokens = self.window_tokens or trained_tokens
         return WindowOptions(window_tokens, self.overlap_tokens, self.head_tokens)
 
     def _prefix(self, side: Literal["query", "document"]) -> str:
@@ -277,11 +296,4 @@ class ContextualEmbedding(BaseEmbedding):
         return await asyncio.to_thread(self._get_text_embeddings, texts)
 
     def __getstate__(self) -> dict[str, Any]:
-        # Workers load the encoder themselves; callbacks and limiters belong to this process.
-        local = {"callback_manager", "rate_limiter"}
-        return {
-            "__dict__": {name: value for name, value in self.__dict__.items() if name not in local},
-            "__pydantic_fields_set__": self.__pydantic_fields_set__ - local,
-            "__pydantic_extra__": None,
-            "__pydantic_private__": None,
-        }
+        return make_state(self, local={"callback_manager", "rate_limiter"})  # workers load the encoder anew

@@ -32,6 +32,7 @@ from pydantic import Field, SerializeAsAny, field_validator, model_validator
 from rag_embed.errors import InputError
 from rag_embed.llamaindex.context import make_stamps, stamp_node
 from rag_embed.llamaindex.embedding import ContextualEmbedding
+from rag_embed.llamaindex.pickling import make_state
 from rag_embed.llamaindex.placement import locate_nodes, measure_depths, parse_document, rename_nodes
 from rag_embed.spans import CharSpan
 
@@ -100,15 +101,7 @@ class LateChunkingNodeParser(NodeParser):
         return value
 
     def __getstate__(self) -> dict[str, Any]:
-        # LlamaIndex's components drop what cannot be pickled from the live object too, so copies are pickled;
-        # callbacks stay in their process.
-        fields = {name: _detach(value) for name, value in self.__dict__.items() if name != "callback_manager"}
-        return {
-            "__dict__": fields,
-            "__pydantic_fields_set__": self.__pydantic_fields_set__ - {"callback_manager"},
-            "__pydantic_extra__": None,
-            "__pydantic_private__": None,
-        }
+        return make_state(self, local={"callback_manager"}, copy=_detach)
 
     def _parse_nodes(
         self, nodes: Sequence[BaseNode], show_progress: bool = False, **kwargs: Any

@@ -26,6 +26,7 @@ from rag_embed.errors import (
 )
 from rag_embed.listwise import as_matrix, cosine_scores, embed_list, fuse_scores, move_to_feedback
 from rag_embed.llamaindex.embedding import ContextualEmbedding
+from rag_embed.llamaindex.pickling import make_state
 from rag_embed.prompts import QUERY_IN_CONTEXT
 from rag_embed.stamp import ChunkStamp
 
@@ -182,13 +183,7 @@ class ListwiseRerank(BaseNodePostprocessor):
 
     def __getstate__(self) -> dict[str, Any]:
         # A store holds a connection or a folder lock: it stays in its process, like callbacks.
-        local = {"callback_manager", "vector_store"}
-        return {
-            "__dict__": {name: value for name, value in self.__dict__.items() if name not in local},
-            "__pydantic_fields_set__": self.__pydantic_fields_set__ - local,
-            "__pydantic_extra__": None,
-            "__pydantic_private__": None,
-        }
+        return make_state(self, local={"callback_manager", "vector_store"})
 
 
 def _fetch_vectors(store: BasePydanticVectorStore, node_ids: list[str]) -> dict[str, list[float]]:

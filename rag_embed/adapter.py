@@ -1,0 +1,134 @@
+"""Low-rank adapters of the document side, merged into an encoder's weights when it is loaded.
+
+Hu et al. 2021, "LoRA: Low-Rank Adaptation of Large Language Models", arXiv:2106.09685, section 4.1: a linear
+layer's weight W becomes W + s·B·A. Merged once, so a forward pass costs what it did before. Files are those
+of peft (adapter_config.json, adapter_model.safetensors) with a card.json that says what it was trained on;
+peft itself is not needed to use one.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from rag_embed.errors import UnsupportedModelError
+from rag_embed.profiles.profile import hash_files
+
+WEIGHTS_FILE = "adapter_model.safetensors"
+CONFIG_FILE = "adapter_config.json"
+CARD_FILE = "card.json"
+_SHIPPED = "adapters"
+_PEFT_PREFIX = "base_model.model."
+
+
+@dataclass(frozen=True, slots=True)
+class Adapter:
+    """A trained adapter's files and what its card says.
+
+    Attributes:
+        name: Short name for messages and fingerprints.
+        folder: Its files.
+        sha256: Digest of its weights.
+        base_sha256: Digest of the weights that it was trained on, and fits alone.
+        scale: Factor of the low-rank product.
+        window_tokens: Length of the windows that it was trained with.
+    """
+
+    name: str
+    folder: Path
+    sha256: str
+    base_sha256: str
+    scale: float
+    window_tokens: int
+
+
+def shipped_adapters() -> dict[str, Path]:
+    """Folders of the adapters inside the package, by name."""
+    root = Path(str(files("rag_embed") / _SHIPPED))
+    return {folder.name: folder for folder in sorted(root.glob("*")) if (folder / CARD_FILE).is_file()}
+
+
+def locate_adapter(adapter: str | Path) -> Adapter:
+    """Read what an adapter's folder says.
+
+    Args:
+        adapter: The name of one inside the package, or a folder that `rag-embed train` has written.
+
+    Raises:
+        UnsupportedModelError: There is no such adapter, or a file is missing or damaged.
+    """
+    folder = shipped_adapters().get(str(adapter), Path(adapter).expanduser())
+    for file in (WEIGHTS_FILE, CONFIG_FILE, CARD_FILE):
+        if not (folder / file).is_file():
+            raise UnsupportedModelError(
+                f"adapter {str(adapter)!r} has no {file}; expected a folder written by `rag-embed train`, or "
+                f"one of {sorted(shipped_adapters())}"
+            )
+    try:
+        config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+        card = json.loads((folder / CARD_FILE).read_text(encoding="utf-8"))
+        return Adapter(
+            name=folder.name,
+            folder=folder,
+            sha256=hash_files([folder / WEIGHTS_FILE]),
+            base_sha256=str(card["base"]["sha256"]),
+            scale=float(config["lora_alpha"]) / float(config["r"]),
+            window_tokens=int(card["window_tokens"]),
+        )
+    except (ValueError, KeyError, TypeError) as error:
+        raise UnsupportedModelError(
+            f"the files of adapter {str(adapter)!r} are damaged ({type(error).__name__}: {error}); expected "
+            f"lora_alpha and r in {CONFIG_FILE}, base and window_tokens in {CARD_FILE}"
+        ) from error
+
+
+def find_adapter(weights_sha256: str) -> Adapter | None:
+    """The shipped adapter that was trained on these weights, if there is one."""
+    located = (locate_adapter(name) for name in shipped_adapters())
+    return next((adapter for adapter in located if adapter.base_sha256 == weights_sha256), None)
+
+
+@torch.no_grad()
+def merge_adapter(model: torch.nn.Module, adapter: Adapter, *, weights_sha256: str) -> None:
+    """Add an adapter to a model's weights, in place.
+
+    Args:
+        model: As loaded from the checkpoint.
+        adapter: What to add.
+        weights_sha256: Digest of the checkpoint's weights.
+
+    Raises:
+        UnsupportedModelError: The adapter was trained on other weights, or its tensors do not fit.
+    """
+    if adapter.base_sha256 != weights_sha256:
+        raise UnsupportedModelError(
+            f"adapter {adapter.name!r} was trained on weights {adapter.base_sha256[:8]}; this model has "
+            f"{weights_sha256[:8]}. Load the model it was trained on, or train one for this model"
+        )
+    try:
+        tensors = load_file(adapter.folder / WEIGHTS_FILE)
+    except (SafetensorError, OSError) as error:
+        raise UnsupportedModelError(
+            f"{adapter.folder / WEIGHTS_FILE} cannot be read ({error}); the file is damaged"
+        ) from error
+    layers = {name.removesuffix(".lora_A.weight") for name in tensors if name.endswith(".lora_A.weight")}
+    if {f"{layer}.lora_{side}.weight" for layer in layers for side in "AB"} != set(tensors):
+        raise UnsupportedModelError(
+            f"adapter {adapter.name!r} holds other tensors than pairs of lora_A and lora_B, such as "
+            f"{sorted(tensors)[0]!r}; only plain LoRA on linear layers can be merged"
+        )
+    for layer in sorted(layers):
+        try:
+            weight = model.get_submodule(layer.removeprefix(_PEFT_PREFIX)).get_parameter("weight")
+            low, high = tensors[f"{layer}.lora_A.weight"].float(), tensors[f"{layer}.lora_B.weight"].float()
+            weight.add_((adapter.scale * (high @ low)).to(weight.device, weight.dtype))
+        except (AttributeError, RuntimeError) as error:
+            raise UnsupportedModelError(
+                f"adapter {adapter.name!r} does not fit the model at {layer!r}: {error}"
+            ) from error

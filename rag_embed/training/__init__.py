@@ -1,0 +1,1 @@
+"""Training of adapters that teach an encoder to use a document's context."""

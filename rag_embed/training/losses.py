@@ -1,0 +1,106 @@
+"""What an adapter is trained on: find the answer among its neighbours and among other documents' chunks.
+
+* in-sequence and in-batch InfoNCE: Conti et al. 2025, "Context is Gold to find the Gold Passage" (InSeNT),
+  arXiv:2505.24782, section 4.
+* the mask of false negatives and the document-level term: pplx-embed's report, training of context-v1.
+* a term that holds the vectors near the isolated ones: ours; queries are encoded by the untouched encoder,
+  so a vector that drifts loses what that encoder knew.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+
+@dataclass(frozen=True, slots=True)
+class LossOptions:
+    """Weights of the terms.
+
+    Attributes:
+        in_sequence: Share of the in-sequence part in the chunk-level term, lambda in InSeNT.
+        document: Share of the document-level term.
+        hold: Weight of the distance to the vectors they are held near.
+        scale: Inverse temperature of the cosines.
+        margin: A chunk of another document that scores so much above the answer is taken for a second answer
+            and masked.
+    """
+
+    in_sequence: float = 0.2
+    document: float = 0.1
+    hold: float = 0.5
+    scale: float = 20.0
+    margin: float = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class BatchVectors:
+    """Unit vectors of one step.
+
+    Attributes:
+        queries: By the untouched encoder.
+        chunks: By the encoder in training, all chunks of all windows.
+        golds: For each query the row of its answer in `chunks`.
+        targets: What some chunks are held near: their isolated vectors, or a blend.
+        held: Their rows in `chunks`.
+        windows: For each chunk the number of its window.
+        is_rival: Whether a chunk of another window may be a wrong answer to the query.
+    """
+
+    queries: Float[Tensor, "queries dim"]
+    chunks: Float[Tensor, "chunks dim"]
+    golds: Int[Tensor, " queries"]
+    targets: Float[Tensor, "held dim"]
+    held: Int[Tensor, " held"]
+    windows: Int[Tensor, " chunks"]
+    is_rival: Bool[Tensor, "queries chunks"]
+
+
+def contrastive_loss(batch: BatchVectors, options: LossOptions) -> dict[str, Float[Tensor, ""]]:
+    """The terms of the loss and their weighted sum "total", each a mean over the queries."""
+    similarities = batch.queries @ batch.chunks.T
+    rows = torch.arange(len(batch.queries))
+    gold_scores = similarities[rows, batch.golds]
+    own = batch.windows[batch.golds][:, None] == batch.windows[None, :]
+    is_gold = torch.zeros_like(own).index_put((rows, batch.golds), torch.tensor(True))
+    # The same question asked twice, or several answers to one: other golds are no wrong answers.
+    same_question = batch.queries @ batch.queries.T > 1 - 1e-4
+    is_answer = torch.zeros_like(similarities).index_add(1, batch.golds, same_question.float()) > 0
+    is_false_negative = similarities.detach() > gold_scores.detach()[:, None] + options.margin
+    allowed = batch.is_rival & ~is_false_negative & ~is_answer & ~own
+
+    def info_nce(candidates: Bool[Tensor, "queries chunks"]) -> Float[Tensor, ""]:
+        logits = (options.scale * similarities).masked_fill(~(candidates | is_gold), -torch.inf)
+        return cross_entropy(logits, batch.golds)
+
+    in_sequence = info_nce(own & ~is_answer)
+    in_batch = info_nce(allowed)
+    terms = {
+        "in_sequence": in_sequence,
+        "in_batch": in_batch,
+        "document": _document_term(batch, options),
+        "hold": (1 - (batch.chunks[batch.held] * batch.targets).sum(dim=1)).mean(),
+    }
+    chunk_level = options.in_sequence * in_sequence + (1 - options.in_sequence) * in_batch
+    terms["total"] = (
+        (1 - options.document) * chunk_level
+        + options.document * terms["document"]
+        + options.hold * terms["hold"]
+    )
+    return terms
+
+
+def _document_term(batch: BatchVectors, options: LossOptions) -> Float[Tensor, ""]:
+    """InfoNCE of query and document, whose vector is the mean of its chunks in the window."""
+    count = int(batch.windows.max()) + 1
+    sums = torch.zeros(count, batch.chunks.shape[1]).index_add(0, batch.windows, batch.chunks)
+    documents = torch.nn.functional.normalize(sums, dim=1)
+    owners = batch.windows[batch.golds]
+    rivals = torch.zeros(len(batch.queries), count).index_add(1, batch.windows, batch.is_rival.float()) > 0
+    rivals[torch.arange(len(owners)), owners] = True
+    logits = (options.scale * batch.queries @ documents.T).masked_fill(~rivals, -torch.inf)
+    return cross_entropy(logits, owners)

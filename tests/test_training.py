@@ -1,0 +1,289 @@
+"""Training: losses against loops, gradients, resuming, and whether anything is learned."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from rag_embed import CharSpan, ContextualEmbedding, load_encoder
+from rag_embed.errors import InputError
+from rag_embed.training.documents import TrainingDocument, WindowSampler, split_documents
+from rag_embed.training.losses import BatchVectors, LossOptions, contrastive_loss
+from tests.checkpoints import tiny_bert
+
+pytest.importorskip("peft", reason="needs the extra train")
+
+from rag_embed.training.trainer import TrainingOptions, train_adapter
+
+NAMES = ["berlin", "river", "bridge", "city", "people", "capital", "germany"]
+SECTIONS = (
+    "this is the river part with people",
+    "that has the bridge part and people",
+    "its are of the city",
+)
+OPTIONS = TrainingOptions(
+    rank=4, steps=12, windows_per_step=6, window_tokens=48, head_tokens=12, check_every=4, learning_rate=1e-2
+)
+
+
+def make_document(number: int) -> TrainingDocument:
+    """Sections that read the same in every document; only the head tells whose they are."""
+    name = f"{NAMES[number % 7]} {NAMES[number // 7 % 7]}"
+    text, spans = "", []
+    for section in SECTIONS:
+        spans.append(CharSpan(len(text), len(text) + len(section)))
+        text += section + ". "
+    pairs = tuple((f"{name} {section.split()[-2]}", index) for index, section in enumerate(SECTIONS))
+    return TrainingDocument(f"doc{number}", text, tuple(spans), pairs, f"{name}: ", "toy")
+
+
+DOCUMENTS = [make_document(number) for number in range(30)]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_bert(tmp_path_factory.mktemp("model"))
+
+
+# --- windows ----------------------------------------------------------------------------------------
+
+
+def test_a_window_holds_its_chunks_tokens(checkpoint: Path) -> None:
+    encoder = load_encoder(checkpoint)
+    sampler = WindowSampler(DOCUMENTS, encoder, window_tokens=32, head_tokens=12, windows_per_step=8)
+    for step in range(5):
+        for window in sampler.draw(step):
+            assert len(window.ids) <= 32
+            document = window.document
+            for chunk, span in zip(window.chunks, window.token_spans, strict=True):
+                char_span = document.spans[chunk]
+                alone = encoder.tokenize(document.text[char_span.start : char_span.end]).ids
+                assert window.ids[span.start : span.end].tolist() == alone[: len(span)].tolist()
+            for question, gold in zip(window.questions, window.golds, strict=True):
+                assert (question, window.chunks[gold]) in document.pairs
+
+
+def test_a_step_is_drawn_by_seed_and_number_alone(checkpoint: Path) -> None:
+    def draw(seed: int, steps: list[int]) -> list[list[tuple[str, tuple[str, ...]]]]:
+        sampler = WindowSampler(
+            DOCUMENTS,
+            load_encoder(checkpoint),
+            window_tokens=32,
+            head_tokens=12,
+            windows_per_step=5,
+            seed=seed,
+        )
+        return [[(w.document.doc_id, w.questions) for w in sampler.draw(step)] for step in steps]
+
+    forward, backward = draw(1, [0, 1, 2]), draw(1, [2, 1, 0])
+    assert forward == backward[::-1]
+    assert forward != draw(2, [0, 1, 2])
+    assert forward[0] != forward[1]
+
+
+def test_documents_are_split_whole_and_by_source() -> None:
+    documents = DOCUMENTS + [replace(d, doc_id=d.doc_id + "b", source="other") for d in DOCUMENTS[:10]]
+    train, held = split_documents(documents, held_out=0.2)
+    assert {d.doc_id for d in train} | {d.doc_id for d in held} == {d.doc_id for d in documents}
+    assert not {d.doc_id for d in train} & {d.doc_id for d in held}
+    assert [sum(d.source == s for d in held) for s in ("toy", "other")] == [6, 2]
+
+
+def test_doubled_ids_are_refused(checkpoint: Path) -> None:
+    with pytest.raises(InputError, match="1 ids stand for more than one training document, such as 'doc0'"):
+        WindowSampler(
+            [DOCUMENTS[0]] * 2,
+            load_encoder(checkpoint),
+            window_tokens=32,
+            head_tokens=1,
+            windows_per_step=1,
+        )
+
+
+# --- losses -----------------------------------------------------------------------------------------
+
+
+def random_batch(seed: int, *, windows: int = 4, dim: int = 8) -> BatchVectors:
+    generator = torch.Generator().manual_seed(seed)
+
+    def unit(count: int) -> torch.Tensor:
+        return torch.nn.functional.normalize(torch.randn(count, dim, generator=generator), dim=1)
+
+    owners = torch.tensor([w for w in range(windows) for _ in range(w + 1)])
+    golds = torch.tensor([0, 2, 3, 5, 9])
+    is_rival = owners[golds][:, None] != owners[None, :]
+    return BatchVectors(unit(5), unit(len(owners)), golds, unit(3), torch.tensor([0, 4, 8]), owners, is_rival)
+
+
+def slow_loss(batch: BatchVectors, options: LossOptions) -> dict[str, float]:
+    """The terms, written with loops over queries and chunks."""
+    queries, chunks = batch.queries.tolist(), batch.chunks.tolist()
+
+    def dot(a: list[float], b: list[float]) -> float:
+        return sum(x * y for x, y in zip(a, b, strict=True))
+
+    def info_nce(query: list[float], right: list[float], wrong: list[list[float]]) -> float:
+        scores = [options.scale * dot(query, vector) for vector in (right, *wrong)]
+        return math.log(sum(math.exp(score - scores[0]) for score in scores))
+
+    sequence, across, document = [], [], []
+    means = []
+    for window in range(int(batch.windows.max()) + 1):
+        members = [c for c, owner in zip(chunks, batch.windows.tolist(), strict=True) if owner == window]
+        total = [sum(values) for values in zip(*members, strict=True)]
+        length = math.sqrt(dot(total, total))
+        means.append([value / length for value in total])
+    for row, (query, gold) in enumerate(zip(queries, batch.golds.tolist(), strict=True)):
+        own = int(batch.windows[gold])
+        neighbours = [chunk for i, chunk in enumerate(chunks) if int(batch.windows[i]) == own and i != gold]
+        rivals = [
+            chunk
+            for i, chunk in enumerate(chunks)
+            if bool(batch.is_rival[row, i])
+            and int(batch.windows[i]) != own
+            and dot(query, chunk) <= dot(query, chunks[gold]) + options.margin
+        ]
+        sequence.append(info_nce(query, chunks[gold], neighbours))
+        across.append(info_nce(query, chunks[gold], rivals))
+        document.append(info_nce(query, means[own], [m for w, m in enumerate(means) if w != own]))
+    hold = [1 - dot(chunks[i], v) for i, v in zip(batch.held.tolist(), batch.targets.tolist(), strict=True)]
+    return {
+        "in_sequence": float(np.mean(sequence)),
+        "in_batch": float(np.mean(across)),
+        "document": float(np.mean(document)),
+        "hold": float(np.mean(hold)),
+    }
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("margin", [0.0, 0.1, 3.0])
+def test_the_terms_are_those_of_loops(seed: int, margin: float) -> None:
+    options = LossOptions(margin=margin, scale=7.0)
+    batch = random_batch(seed)
+    terms = contrastive_loss(batch, options)
+    expected = slow_loss(batch, options)
+    for name, value in expected.items():
+        assert float(terms[name]) == pytest.approx(value, abs=1e-5), name
+    chunk_level = options.in_sequence * expected["in_sequence"]
+    chunk_level += (1 - options.in_sequence) * expected["in_batch"]
+    total = (1 - options.document) * chunk_level + options.document * expected["document"]
+    assert float(terms["total"]) == pytest.approx(total + options.hold * expected["hold"], abs=1e-5)
+
+
+def test_a_second_answer_to_the_same_question_is_no_wrong_answer() -> None:
+    batch = random_batch(0)
+    queries = batch.queries.clone()
+    queries[1] = queries[0]
+    doubled = replace(batch, queries=queries)
+    moved = batch.chunks.clone()
+    moved[2] = -moved[2]  # the answer of query 1, a rival of query 0 unless the two are one question
+    options = LossOptions(margin=5.0, in_sequence=0.0, document=0.0, hold=0.0)
+
+    def loss_of_first(chunks: torch.Tensor, asked: BatchVectors) -> float:
+        alone = replace(asked, chunks=chunks)
+        chunks = chunks.clone().requires_grad_()
+        contrastive_loss(replace(alone, chunks=chunks), options)["in_batch"].backward()
+        # Query 0's gradient on chunk 2 is the query itself, scaled; query 1's own gold adds to it otherwise.
+        return float(chunks.grad[2].abs().sum())
+
+    assert loss_of_first(batch.chunks, doubled) != loss_of_first(batch.chunks, batch)
+
+
+# --- training ---------------------------------------------------------------------------------------
+
+
+def weights_of(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "adapter_model.safetensors")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path) -> Path:
+    return train_adapter(
+        DOCUMENTS, tmp_path_factory.mktemp("adapters") / "toy", model=checkpoint, options=OPTIONS
+    )
+
+
+def test_the_same_seed_gives_the_same_adapter(tmp_path: Path, checkpoint: Path, trained: Path) -> None:
+    again = train_adapter(DOCUMENTS, tmp_path / "again", model=checkpoint, options=OPTIONS)
+    other = train_adapter(DOCUMENTS, tmp_path / "other", model=checkpoint, options=replace(OPTIONS, seed=1))
+    first = weights_of(trained)
+    assert all(torch.equal(tensor, first[name]) for name, tensor in weights_of(again).items())
+    assert not all(torch.equal(tensor, first[name]) for name, tensor in weights_of(other).items())
+
+
+@pytest.mark.parametrize("stop_after", [2, 5, 11])
+def test_an_interrupted_run_ends_like_an_uninterrupted(
+    tmp_path: Path, checkpoint: Path, trained: Path, stop_after: int
+) -> None:
+    def interrupt(snapshot: object) -> None:
+        if getattr(snapshot, "step") == stop_after:  # noqa: B009
+            raise KeyboardInterrupt
+
+    folder = tmp_path / "toy"
+    with pytest.raises(KeyboardInterrupt):
+        train_adapter(DOCUMENTS, folder, model=checkpoint, options=OPTIONS, on_step=interrupt)
+    assert not (folder / "adapter_model.safetensors").exists()
+    steps = []
+    train_adapter(
+        DOCUMENTS, folder, model=checkpoint, options=OPTIONS, on_step=lambda s: steps.append(s.step)
+    )
+    assert steps[0] == stop_after // OPTIONS.check_every * OPTIONS.check_every + 1
+    expected = weights_of(trained)
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in weights_of(folder).items())
+    curves = [json.loads((f / "card.json").read_text())["loss_curve"] for f in (folder, trained)]
+    assert curves[0] == curves[1]
+    assert sorted(f.name for f in folder.iterdir()) == [
+        "adapter_config.json",
+        "adapter_model.safetensors",
+        "card.json",
+    ]
+
+
+def test_another_run_in_the_folder_is_refused(tmp_path: Path, checkpoint: Path, trained: Path) -> None:
+    with pytest.raises(InputError, match="holds a finished adapter"):
+        train_adapter(DOCUMENTS, trained, model=checkpoint, options=OPTIONS)
+
+    def interrupt(snapshot: object) -> None:
+        if getattr(snapshot, "step") == 6:  # noqa: B009
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train_adapter(DOCUMENTS, tmp_path, model=checkpoint, options=OPTIONS, on_step=interrupt)
+    with pytest.raises(InputError, match="holds an unfinished run of other data or options"):
+        train_adapter(DOCUMENTS[1:], tmp_path, model=checkpoint, options=OPTIONS)
+
+
+def test_it_learns_whose_section_it_is(tmp_path: Path, checkpoint: Path) -> None:
+    """Sections read alike in all documents: isolated chunks cannot tell them apart, trained windows can."""
+    options = replace(OPTIONS, steps=60, check_every=20, loss=LossOptions(hold=0.0))
+    folder = train_adapter(DOCUMENTS, tmp_path / "toy", model=checkpoint, options=options)
+    card = json.loads((folder / "card.json").read_text())
+    checks = [held for _, _, held in card["loss_curve"] if held is not None]
+    assert checks[-1] < 0.75 * card["loss_curve"][0][1]
+
+    def reciprocal_rank(adapter: str | None) -> float:
+        from rag_embed import embed_late
+
+        model = ContextualEmbedding(model=str(checkpoint), adapter=adapter, strategy="late")
+        chunks = torch.cat(
+            [embed_late(model.context_encoder, d.text, d.spans, head=d.head) for d in DOCUMENTS]
+        )
+        questions = [q for d in DOCUMENTS for q, _ in d.pairs]
+        scores = torch.stack([model.embed_query(q) for q in questions]) @ chunks.T
+        ranks = 1 + (scores > scores.diagonal()[:, None]).sum(dim=1)
+        return float((1 / ranks).mean())
+
+    untrained, adapted = reciprocal_rank(None), reciprocal_rank(str(folder))
+    assert adapted > 1.5 * untrained
+
+
+def test_too_few_documents_are_refused(tmp_path: Path, checkpoint: Path) -> None:
+    with pytest.raises(InputError, match="1 documents with questions; expected at least 3"):
+        train_adapter(DOCUMENTS[:1], tmp_path, model=checkpoint, options=OPTIONS)
