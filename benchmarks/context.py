@@ -38,10 +38,14 @@ def make_arms(adapters: Sequence[str], *, has_titles: bool) -> list[Arm]:
         Arm("late, untrained", {**untrained, "strategy": "late"}, with_title=has_titles),
         Arm("blend, untrained", {**untrained, "strategy": "blend"}, with_title=has_titles),
         Arm("adapter alone", {"strategy": "late"}, with_title=has_titles),
-        Arm("default", {}, with_title=has_titles, is_default=True),
+        Arm("default", {"strategy": "blend"}, with_title=has_titles, is_default=True),
     ]
     arms += [
-        Arm(f"another seed: {Path(folder).name}", {"adapter": folder}, with_title=has_titles)
+        Arm(
+            f"another seed: {Path(folder).name}",
+            {"strategy": "blend", "adapter": folder},
+            with_title=has_titles,
+        )
         for folder in adapters
     ]
     return arms

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from benchmarks.report import ROOT
 from rag_embed.evaluation import EvalDocument, EvalSet, read_set, sample_set
+from rag_embed.evaluation.sets import keep_documents
 from recipes.sources import is_kept_back, replace_name
 
 DEFAULT_DOCUMENTS = {
@@ -45,23 +46,11 @@ def load_set(name: str, *, documents: int | None, seed: int = 0) -> EvalSet:
         is_within_document=name in _WITHIN_DOCUMENT,
     )
     if folder in _TRAINED_ON:
-        evalset = _keep_back(evalset)
+        ids = [doc.doc_id for doc in evalset.documents if is_kept_back(doc.doc_id)]
+        evalset = keep_documents(evalset, ids)
     if name == ANONYMISED:
         evalset = replace(evalset, documents=tuple(_anonymise(doc) for doc in evalset.documents))
     return sample_set(evalset, documents=documents, seed=seed)
-
-
-def _keep_back(evalset: EvalSet) -> EvalSet:
-    kept = {doc.doc_id for doc in evalset.documents if is_kept_back(doc.doc_id)}
-    queries = {
-        query: text for query, text in evalset.queries.items() if evalset.home_documents(query) <= kept
-    }
-    return replace(
-        evalset,
-        documents=tuple(doc for doc in evalset.documents if doc.doc_id in kept),
-        queries=queries,
-        golds={query: evalset.golds[query] for query in queries},
-    )
 
 
 def _anonymise(document: EvalDocument) -> EvalDocument:

@@ -156,6 +156,42 @@ def context_arms(result: Result) -> str:
     return make_table(["nDCG@10 / R@10", *sets], rows)
 
 
+def seeds(result: Result) -> str:
+    """nDCG@10 of adapters from several seeds of one recipe."""
+    sets = result["results"]
+    names = [
+        row["arm"]
+        for row in next(iter(sets.values()))["rows"]
+        if row["arm"] == "default" or "seed" in row["arm"]
+    ]
+    rows = []
+    for name, entry in sets.items():
+        found = {row["arm"]: row for row in entry["rows"]}
+        gains = [_difference(found[arm], "isolated") for arm in names]
+        rows.append([name, f"{found['isolated']['nDCG@10']:.3f}", *gains])
+    return make_table(["nDCG@10", "isolated", "default (seed 0)", *names[1:]], rows)
+
+
+def adaptation(result: Result) -> str:
+    """What the command advised, and what people's queries say."""
+    header = ["", "documents", "held out", "by proxies", "advice", "queries", "isolated", "before", "gain"]
+    rows = [
+        [
+            name,
+            entry["documents"],
+            entry["held_out"],
+            _interval(entry["proxy_gain"], 3, is_signed=True),
+            "use" if entry["is_recommended"] else "keep",
+            entry["queries"],
+            f"{entry['means']['isolated']:.3f}",
+            f"{entry['means']['before']:.3f}",
+            _interval(entry["gain"], 3, is_signed=True),
+        ]
+        for name, entry in result["results"].items()
+    ]
+    return make_table(header, rows)
+
+
 def retrieval(result: Result) -> str:
     """nDCG@10 of isolated chunks on every set, and what other strategies add."""
     arms = ["late", "blend 0.5", "title + isolated", "title + late", "title + blend 0.5"]
@@ -227,6 +263,8 @@ TABLES: Mapping[str, tuple[str, Callable[[Result], str]]] = {
     "quantised": ("quantised", quantised),
     "context": ("context", context),
     "context_arms": ("context", context_arms),
+    "seeds": ("context", seeds),
+    "adaptation": ("adaptation", adaptation),
     "retrieval": ("retrieval", retrieval),
     "rerank": ("retrieval", rerank),
     "retrieval_arms": ("retrieval", retrieval_arms),

@@ -19,6 +19,7 @@ from llama_index.core.llms.callbacks import llm_completion_callback
 from typer.testing import CliRunner, Result
 
 from rag_embed import ContextualEmbedding, QdrantChunkStore
+from rag_embed.adapter import shipped_adapters
 from rag_embed.cli import main
 from rag_embed.cli.app import app
 from rag_embed.cli.fitting import count_tokens
@@ -82,7 +83,8 @@ def succeed(result: Result) -> Any:
 
 
 def token_count() -> int:
-    return ContextualEmbedding().encoder.token_count
+    model = ContextualEmbedding()
+    return model.encoder.token_count + model.context_encoder.token_count
 
 
 def content(store: Path, collection: str = "documents") -> dict[str, tuple[Any, ...]]:
@@ -241,6 +243,16 @@ def test_a_blend_is_recalled_with_its_weight(run: Run, docs: Path) -> None:
     assert source["embedded"] == 0
 
 
+def test_an_adapter_is_recalled_or_its_absence(run: Run, docs: Path) -> None:
+    shipped = next(iter(shipped_adapters()))
+    for choice, words in (("none", "--adapter none"), (shipped, f"--adapter {shipped}")):
+        succeed(run("index", docs, *CHUNKING, *words.split(), "--collection", choice))
+        facts = succeed(run("info", "--collection", choice, "--json"))
+        assert (f"+{shipped}@" in facts["fingerprint"]) == (choice == shipped)
+        found = succeed(run("search", "café", "--collection", choice, "--json"))
+        assert len(found["passages"]) == 5
+
+
 KILLER = """
 import os, signal
 from rag_embed import QdrantChunkStore
@@ -310,6 +322,7 @@ def test_info_says_what_is_there(run: Run, indexed: Path, tmp_path: Path) -> Non
     assert facts["count"] == 5
     assert facts["dim"] == 384
     assert facts["model"] == "all-MiniLM-L6-v2"
+    assert facts["adapter"] == next(iter(shipped_adapters()))
     assert facts["fingerprint"] == ContextualEmbedding().fingerprint()
     assert str(tmp_path / "store") in facts["engine"]
     assert "384" in run("info").stdout

@@ -9,42 +9,26 @@ import typer
 
 from rag_embed.cli import options as opt
 from rag_embed.cli.output import Output, passages_as_json, turn_as_json
-from rag_embed.cli.preparing import (
-    make_model_options,
-    make_place,
-    open_existing,
-    open_searcher,
-    read_questions,
-)
+from rag_embed.cli.preparing import make_place, open_existing, open_searcher, read_questions
 from rag_embed.errors import InputError
 
 
+@opt.spread
 def search(
     *,
     query: opt.Query,
     top_k: opt.TopK = 5,
-    candidates: opt.Candidates = 50,
-    rerank: opt.RerankOption = opt.Rerank.LISTWISE,
-    filters: opt.Filter = None,
-    store: opt.Store = opt.DEFAULT_STORE,
-    url: opt.Url = None,
-    api_key: opt.ApiKey = None,
-    collection: opt.Collection = opt.DEFAULT_COLLECTION,
-    model: opt.Model = None,
-    strategy: opt.StrategyOption = None,
-    alpha: opt.Alpha = None,
+    finding: opt.SearchChoice,
+    place: opt.PlaceChoice,
+    embedding: opt.ModelChoice,
     json: opt.Json = False,
 ) -> None:
     """Show the passages nearest to a question, with score, document and exact characters."""
     output = Output(as_json=json)
-    place = make_place(store, url, api_key, collection)
-    chosen = {"top_k": top_k, "candidates": candidates, "rerank": rerank.value}
-    with open_searcher(
-        place, make_model_options(model, strategy, alpha), filters, output, **chosen
-    ) as searcher:
+    with open_searcher(place, embedding, finding, top_k=top_k, output=output) as searcher:
         passages = searcher.search(query)
     if json:
-        output.json({"query": query, "rerank": rerank.value, "passages": passages_as_json(passages)})
+        output.json({"query": query, "rerank": finding.rerank.value, "passages": passages_as_json(passages)})
     else:
         output.passages(passages)
     if not passages:
@@ -52,6 +36,7 @@ def search(
         raise typer.Exit(opt.ExitCode.EMPTY)
 
 
+@opt.spread
 def chat(
     *,
     llm: Annotated[
@@ -65,16 +50,9 @@ def chat(
         typer.Option("--llm-arg", metavar="KEY=VALUE", help="Argument of the LLM. Repeatable."),
     ] = None,
     top_k: opt.TopK = 8,
-    candidates: opt.Candidates = 50,
-    rerank: opt.RerankOption = opt.Rerank.LISTWISE,
-    filters: opt.Filter = None,
-    store: opt.Store = opt.DEFAULT_STORE,
-    url: opt.Url = None,
-    api_key: opt.ApiKey = None,
-    collection: opt.Collection = opt.DEFAULT_COLLECTION,
-    model: opt.Model = None,
-    strategy: opt.StrategyOption = None,
-    alpha: opt.Alpha = None,
+    finding: opt.SearchChoice,
+    place: opt.PlaceChoice,
+    embedding: opt.ModelChoice,
     json: opt.Json = False,
 ) -> None:
     """Talk to an index; questions come from standard input. /reset forgets what was said, /quit ends."""
@@ -85,12 +63,8 @@ def chat(
         language_model = load_llm(llm, llm_arg or []) if llm else None
     except InputError as error:
         raise typer.BadParameter(str(error)) from error
-    place = make_place(store, url, api_key, collection)
-    chosen = {"top_k": top_k, "candidates": candidates, "rerank": rerank.value}
     failures = 0
-    with open_searcher(
-        place, make_model_options(model, strategy, alpha), filters, output, **chosen
-    ) as searcher:
+    with open_searcher(place, embedding, finding, top_k=top_k, output=output) as searcher:
         conversation = Conversation(searcher, language_model)
         # What an LLM prints goes elsewhere; a person's terminal stays as it is, for the sake of line editing.
         with output.reserved() if json else nullcontext():
@@ -104,26 +78,28 @@ def chat(
         raise typer.Exit(opt.ExitCode.FAILED)
 
 
+@opt.spread
 def info(
     *,
-    store: opt.Store = opt.DEFAULT_STORE,
-    url: opt.Url = None,
-    api_key: opt.ApiKey = None,
-    collection: opt.Collection = opt.DEFAULT_COLLECTION,
+    place: opt.PlaceChoice,
     json: opt.Json = False,
 ) -> None:
     """Show what a collection holds and how its vectors were made."""
+    from rag_embed.cli.opening import FINGERPRINT
+
     output = Output(as_json=json)
-    place = make_place(store, url, api_key, collection)
-    with open_existing(place, output) as (chunk_store, schema):
+    found = make_place(place)
+    with open_existing(found, output) as (chunk_store, schema):
+        made_by = FINGERPRINT.fullmatch(schema.fingerprint or "")
         facts = {
             "collection": schema.collection_name,
-            "engine": f"Qdrant server {place.url}" if place.url else f"embedded Qdrant in {place.folder}",
+            "engine": f"Qdrant server {found.url}" if found.url else f"embedded Qdrant in {found.folder}",
             "count": chunk_store.count(),
             "dim": schema.dim,
             "distance": schema.distance.value,
             "fingerprint": schema.fingerprint,
-            "model": (schema.fingerprint or "").rsplit("@", 1)[0] or None,
+            "model": made_by and made_by["model"],
+            "adapter": made_by and made_by["adapter"],
         }
     if json:
         output.json(facts)

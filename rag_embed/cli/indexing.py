@@ -14,18 +14,14 @@ from rag_embed.cli.output import Output, describe_sync, passages_as_json
 from rag_embed.cli.preparing import check_alpha, make_model_options, make_place, model_for, read_sources
 
 
+@opt.spread
 def index(
     *,
     folders: Annotated[Optional[list[Path]], typer.Argument(help="Folders to read.")] = None,  # noqa: UP045
     pydoc: Annotated[bool, typer.Option("--pydoc", help="Index Python's own language reference.")] = False,
     rebuild: Annotated[bool, typer.Option("--rebuild", help="Delete the collection first.")] = False,
-    store: opt.Store = opt.DEFAULT_STORE,
-    url: opt.Url = None,
-    api_key: opt.ApiKey = None,
-    collection: opt.Collection = opt.DEFAULT_COLLECTION,
-    model: opt.Model = None,
-    strategy: opt.StrategyOption = None,
-    alpha: opt.Alpha = None,
+    place: opt.PlaceChoice,
+    embedding: opt.ModelChoice,
     chunk_size: opt.ChunkSize = opt.DEFAULT_CHUNK_SIZE,
     chunk_overlap: opt.ChunkOverlap = 0,
     json: opt.Json = False,
@@ -37,10 +33,9 @@ def index(
         raise typer.BadParameter(
             f"--chunk-overlap {chunk_overlap} must be less than --chunk-size {chunk_size}"
         )
-    check_alpha(strategy, alpha)
+    check_alpha(embedding)
     output = Output(as_json=json)
-    place = make_place(store, url, api_key, collection)
-    readings = read_sources(folders or [], pydoc, store, output)
+    readings = read_sources(folders or [], pydoc, place.store, output)
     from llama_index.core.node_parser import SentenceSplitter
 
     from rag_embed.llamaindex import LateChunkingNodeParser
@@ -49,10 +44,10 @@ def index(
     if not any(reading.documents for reading in readings):
         output.error("there are no documents in these folders; nothing was changed")
         raise typer.Exit(opt.ExitCode.EMPTY)
-    with closing(place.open()) as chunk_store:
+    with closing(make_place(place).open()) as chunk_store:
         if rebuild:
             chunk_store.clear()
-        embed_model = model_for(chunk_store.info(), make_model_options(model, strategy, alpha))
+        embed_model = model_for(chunk_store.info(), make_model_options(embedding))
         parser = LateChunkingNodeParser(
             node_parser=SentenceSplitter(chunk_size=chunk_size, chunk_overlap=chunk_overlap),
             context_key="file_path",
@@ -82,7 +77,7 @@ def index(
         if json:
             output.json(
                 {
-                    "collection": collection,
+                    "collection": place.collection,
                     "fingerprint": embed_model.fingerprint(),
                     "count": chunk_store.count(),
                     "sources": results,

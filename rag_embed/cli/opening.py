@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,11 @@ from rag_embed.llamaindex import ContextualEmbedding
 from rag_embed.qdrant import QdrantChunkStore
 from rag_embed.qdrant.edge_folder import collection_folder
 from rag_embed.qdrant.schema import CollectionSchema
+
+NO_ADAPTER = "none"
+FINGERPRINT = re.compile(
+    r"(?P<model>.+?)@[0-9a-f]{8}(\+(?P<adapter>.+)@[0-9a-f]{8})?/(?P<strategy>\w+)/[0-9a-f]{12}"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,60 +69,67 @@ class ModelOptions:
         model: The embedded model's name, a folder, or a hub id.
         strategy: How a chunk is embedded.
         alpha: Share of the late vector in a blend.
+        adapter: Name of a shipped adapter, a folder, or "none".
     """
 
     model: str | None = None
     strategy: Strategy | None = None
     alpha: float | None = None
+    adapter: str | None = None
 
     def make(self) -> ContextualEmbedding:
         """Make the model, with defaults for what was not said."""
-        given = {"model": self.model, "strategy": self.strategy, "alpha": self.alpha}
-        return ContextualEmbedding(**{name: value for name, value in given.items() if value is not None})
+        given = {"model": self.model, "strategy": self.strategy, "alpha": self.alpha, "adapter": self.adapter}
+        options: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+        if self.adapter == NO_ADAPTER:
+            options["adapter"] = None
+        return ContextualEmbedding(**options)
 
     def recall(self, schema: CollectionSchema) -> ContextualEmbedding:
         """Make the model whose fingerprint a collection carries, filling in from there what was not said.
 
-        A fingerprint spells out model and strategy. The weight of a blend is only in its digest: it is found
-        by trying hundredths.
+        A fingerprint spells out model, adapter and strategy. The weight of a blend is only in its digest: it
+        is found by trying hundredths.
 
         Raises:
             FingerprintMismatchError: No options that agree with what was said have that fingerprint.
         """
-        name, strategy = _read_fingerprint(schema)
-        filled = ModelOptions(self.model or name, self.strategy or strategy, self.alpha)
+        name, adapter, strategy = _read_fingerprint(schema)
+        filled = ModelOptions(
+            self.model or name, self.strategy or strategy, self.alpha, self.adapter or adapter
+        )
         try:
             model = filled.make()
             found = model.fingerprint()
         except RagEmbedError as error:
-            if self.model is not None:
+            if self.model is not None and self.adapter is not None:
                 raise
             raise StoreError(
-                f"collection {schema.collection_name!r} was made with a model called {name!r}, which is not "
-                f"found under that name ({error}). Pass --model with its folder"
+                f"collection {schema.collection_name!r} was made with a model called {name!r} and an adapter "
+                f"called {adapter!r}; one of them is not found under that name ({error}). Pass --model or "
+                "--adapter with its folder"
             ) from error
         if found == schema.fingerprint:
             return model
         if self.alpha is None and model.strategy == "blend":
             for hundredths in range(101):
-                other = ModelOptions(filled.model, filled.strategy, hundredths / 100).make()
+                other = replace(filled, alpha=hundredths / 100).make()
                 if other.fingerprint() == schema.fingerprint:
                     return other
         raise FingerprintMismatchError(
             f"collection {schema.collection_name!r} stores vectors made by {schema.fingerprint!r}; "
-            f"this model has fingerprint {found!r}. Leave out --model, --strategy and --alpha to use what "
-            "the collection was made with, name another --collection, or run `rag-embed index --rebuild` "
-            "to delete it and index again"
+            f"this model has fingerprint {found!r}. Leave out --model, --adapter, --strategy and --alpha to "
+            "use what the collection was made with, name another --collection, or run "
+            "`rag-embed index --rebuild` to delete it and index again"
         )
 
 
-def _read_fingerprint(schema: CollectionSchema) -> tuple[str, Strategy]:
-    """Take model and strategy out of "name@digest/strategy/digest"."""
-    parts = (schema.fingerprint or "").rsplit("/", 2)
-    if len(parts) == 3 and "@" in parts[0]:
+def _read_fingerprint(schema: CollectionSchema) -> tuple[str, str, Strategy]:
+    """Take model, adapter and strategy out of "model@digest+adapter@digest/strategy/digest"."""
+    if match := FINGERPRINT.fullmatch(schema.fingerprint or ""):
         for strategy in ("isolated", "late", "blend"):
-            if parts[1] == strategy:
-                return parts[0].rsplit("@", 1)[0], strategy
+            if match["strategy"] == strategy:
+                return match["model"], match["adapter"] or NO_ADAPTER, strategy
     raise StoreError(
         f"collection {schema.collection_name!r} carries the fingerprint {schema.fingerprint!r}; expected one "
         "that this rag-embed wrote. Name another --collection, or run `rag-embed index --rebuild` to replace "

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass, fields, is_dataclass
 from enum import Enum, IntEnum
+from functools import wraps
+from inspect import Parameter, Signature, signature
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated, Any, Optional, get_type_hints
 
 from typer import Argument, Option
 
@@ -72,6 +76,14 @@ Alpha = Annotated[
     Optional[float],  # noqa: UP045
     Option("--alpha", min=0, max=1, help="Share of context in a blend.", rich_help_panel=_MODEL),
 ]
+AdapterOption = Annotated[
+    Optional[str],  # noqa: UP045
+    Option(
+        "--adapter",
+        help='A shipped name, a folder by `rag-embed train`, or "none". Default: as the index was made.',
+        rich_help_panel=_MODEL,
+    ),
+]
 ChunkSize = Annotated[
     int, Option("--chunk-size", min=8, help="Most tokens of a chunk.", rich_help_panel=_MODEL)
 ]
@@ -88,6 +100,59 @@ Filter = Annotated[
 Json = Annotated[bool, Option("--json", help="JSON on standard output, and nothing else there.")]
 Query = Annotated[str, Argument(help="The question.", show_default=False)]
 
-DEFAULT_STORE = Path(".rag-embed")
-DEFAULT_COLLECTION = "documents"
 DEFAULT_CHUNK_SIZE = 256
+
+
+@dataclass(frozen=True, slots=True)
+class PlaceChoice:
+    """Where an index is."""
+
+    store: Store = Path(".rag-embed")
+    url: Url = None
+    api_key: ApiKey = None
+    collection: Collection = "documents"
+
+
+@dataclass(frozen=True, slots=True)
+class ModelChoice:
+    """Which model, where it is not the one that an index was made with."""
+
+    model: Model = None
+    strategy: StrategyOption = None
+    alpha: Alpha = None
+    adapter: AdapterOption = None
+
+
+@dataclass(frozen=True, slots=True)
+class SearchChoice:
+    """How passages are found."""
+
+    candidates: Candidates = 50
+    rerank: RerankOption = Rerank.LISTWISE
+    filters: Filter = None
+
+
+def spread(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command an option for each field of its parameters that are dataclasses; typer knows none."""
+    hints = get_type_hints(command, include_extras=True)
+    groups: dict[str, Any] = {name: hint for name, hint in hints.items() if is_dataclass(hint)}
+    parameters: list[Parameter] = []
+    for parameter in signature(command).parameters.values():
+        if group := groups.get(parameter.name):
+            kinds = get_type_hints(group, include_extras=True)
+            parameters += [
+                parameter.replace(name=field.name, default=field.default, annotation=kinds[field.name])
+                for field in fields(group)
+            ]
+        else:
+            parameters.append(parameter.replace(annotation=hints[parameter.name]))
+
+    @wraps(command)
+    def run(**values: Any) -> None:
+        for name, group in groups.items():
+            values[name] = group(**{field.name: values.pop(field.name) for field in fields(group)})
+        command(**values)
+
+    run.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return run

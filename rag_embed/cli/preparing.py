@@ -23,25 +23,26 @@ if TYPE_CHECKING:
     from rag_embed.qdrant.schema import CollectionSchema
 
 
-def make_place(store: Path, url: str | None, api_key: str | None, collection: str) -> Place:
+def make_place(choice: opt.PlaceChoice) -> Place:
     """Say where an index is."""
     from rag_embed.cli.opening import Place
 
-    return Place(collection, store, url, api_key)
+    return Place(choice.collection, choice.store, choice.url, choice.api_key)
 
 
-def make_model_options(model: str | None, strategy: opt.Strategy | None, alpha: float | None) -> ModelOptions:
+def make_model_options(choice: opt.ModelChoice) -> ModelOptions:
     """Collect what was said about the model."""
     from rag_embed.cli.opening import ModelOptions
 
-    return ModelOptions(model, strategy.value if strategy else None, alpha)
+    strategy = choice.strategy.value if choice.strategy else None
+    return ModelOptions(choice.model, strategy, choice.alpha, choice.adapter)
 
 
-def check_alpha(strategy: opt.Strategy | None, alpha: float | None) -> None:
+def check_alpha(choice: opt.ModelChoice) -> None:
     """Refuse a weight that would have no effect."""
-    if alpha is not None and strategy not in {None, opt.Strategy.BLEND}:
+    if choice.alpha is not None and choice.strategy not in {None, opt.Strategy.BLEND}:
         raise typer.BadParameter(
-            f"--alpha is the share of context in a blend; it means nothing to {strategy.value}"
+            f"--alpha is the share of context in a blend; it means nothing to {choice.strategy.value}"
         )
 
 
@@ -91,20 +92,33 @@ def open_existing(
 
 @contextmanager
 def open_searcher(
-    place: Place, options: ModelOptions, filters: list[str] | None, output: Output, **chosen: Any
+    index: opt.PlaceChoice,
+    embedding: opt.ModelChoice,
+    finding: opt.SearchChoice,
+    *,
+    top_k: int,
+    output: Output,
 ) -> Iterator[Searcher]:
     """Open a collection that must hold something, with the model it was made with."""
     from rag_embed.cli.searching import Searcher, parse_filters
 
     try:
-        conditions = parse_filters(filters or [])
+        conditions = parse_filters(finding.filters or [])
     except InputError as error:
         raise typer.BadParameter(str(error)) from error
+    place = make_place(index)
     with open_existing(place, output, return_vectors=True) as (chunk_store, schema):
         if not chunk_store.count():
             output.error(f"{place} is empty; fill it with `rag-embed index FOLDER`")
             raise typer.Exit(opt.ExitCode.EMPTY)
-        yield Searcher(chunk_store, options.recall(schema), filters=conditions, **chosen)
+        yield Searcher(
+            chunk_store,
+            make_model_options(embedding).recall(schema),
+            filters=conditions,
+            top_k=top_k,
+            candidates=finding.candidates,
+            rerank=finding.rerank.value,
+        )
 
 
 def read_questions(output: Output) -> Iterator[str]:

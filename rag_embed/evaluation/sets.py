@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -131,6 +131,20 @@ class EvalSet:
 def name_chunk(doc_id: str, index: int) -> str:
     """Name a chunk by its document and its place there."""
     return f"{doc_id}#{index}"
+
+
+def keep_documents(evalset: EvalSet, doc_ids: Collection[str]) -> EvalSet:
+    """Some documents of a set, and the queries that they alone answer."""
+    kept = set(doc_ids)
+    queries = {
+        query: text for query, text in evalset.queries.items() if evalset.home_documents(query) <= kept
+    }
+    return replace(
+        evalset,
+        documents=tuple(doc for doc in evalset.documents if doc.doc_id in kept),
+        queries=queries,
+        golds={query: evalset.golds[query] for query in queries},
+    )
 
 
 def sample_set(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from rag_embed.evaluation import (
 from rag_embed.evaluation.arms import ISOLATED
 from rag_embed.evaluation.bootstrap import detectable_effect, mean_interval
 from rag_embed.evaluation.metrics import MAIN_MEASURE
+from rag_embed.evaluation.sets import keep_documents
 from rag_embed.evaluation.vectors import OnStep, be_silent
 from rag_embed.llamaindex import ContextualEmbedding
 from rag_embed.training.documents import TrainingDocument
@@ -39,6 +40,7 @@ class Adaptation:
 
     Attributes:
         folder: The adapter.
+        held_out: Ids of the documents that were only asked.
         evaluation: Isolated chunks, the model as it was and the adapted one, on held-out documents.
         gain: nDCG@10 of the adapted model over the model as it was: mean, and its 95 % interval.
         is_recommended: Whether the whole interval is above zero.
@@ -46,6 +48,7 @@ class Adaptation:
     """
 
     folder: Path
+    held_out: tuple[str, ...]
     evaluation: Evaluation
     gain: tuple[float, float, float]
     is_recommended: bool
@@ -113,16 +116,8 @@ def _split(evalset: EvalSet, held_out: float, *, seed: int) -> tuple[EvalSet, Ev
     count = max(2, round(held_out * len(order)))
     held = {evalset.documents[int(index)].doc_id for index in order[:count]}
 
-    def part(wanted: set[str]) -> EvalSet:
-        queries = {q: text for q, text in evalset.queries.items() if evalset.home_documents(q) <= wanted}
-        return replace(
-            evalset,
-            documents=tuple(d for d in evalset.documents if d.doc_id in wanted),
-            queries=queries,
-            golds={q: evalset.golds[q] for q in queries},
-        )
-
-    return part({d.doc_id for d in evalset.documents} - held), part(held)
+    others = [document.doc_id for document in evalset.documents if document.doc_id not in held]
+    return keep_documents(evalset, others), keep_documents(evalset, held)
 
 
 def _as_training_documents(evalset: EvalSet) -> list[TrainingDocument]:
@@ -183,4 +178,6 @@ def _judge(folder: Path, evaluation: Evaluation, asked: EvalSet) -> Adaptation:
             f"Keep the model as it was: {figures} on {basis} is no gain that could be told from chance; "
             f"{100 * detectable_effect(differences):.1f} points could have been."
         )
-    return Adaptation(folder, evaluation, gain, is_recommended, sentence)
+    return Adaptation(
+        folder, tuple(d.doc_id for d in asked.documents), evaluation, gain, is_recommended, sentence
+    )
