@@ -5,7 +5,17 @@ import sys
 
 from benchmarks.report import ROOT
 
-SCRIPTS = ("throughput", "operators", "memory", "seams", "store", "context", "adaptation", "retrieval")
+SCRIPTS = (
+    "throughput",
+    "operators",
+    "memory",
+    "seams",
+    "store",
+    "quantised",
+    "context",
+    "adaptation",
+    "retrieval",
+)
 
 for script in (*SCRIPTS, *([] if "--quick" in sys.argv else ["render"])):
     print(f"== {script}", flush=True)

@@ -104,6 +104,33 @@ def store(result: Result) -> str:
     )
 
 
+def quantised(result: Result) -> str:
+    """Quality and bytes of every storage; the first row is exact search over float32."""
+    whole = result["results"]["rows"][0]["searched_bytes"]
+    rows = [
+        [
+            row["storage"],
+            "–" if row["storage"].startswith("float") else _candidates(row["oversampling"]),
+            f"{row['searched_bytes']:,.0f} ({row['searched_bytes'] / whole:.1%})",
+            f"{row['disk_bytes']:,.0f}",
+            f"{row['ndcg_10']:.3f}",
+            _interval(row["ndcg_10_difference"], 3, is_signed=True),
+            f"{row['nearest_found']:.1%}",
+        ]
+        for row in result["results"]["rows"]
+    ]
+    header = [
+        "searched",
+        "candidates",
+        "bytes searched",
+        "bytes on disk",
+        "nDCG@10",
+        "difference",
+        "of the nearest 10",
+    ]
+    return make_table(header, rows)
+
+
 def context(result: Result) -> str:
     """nDCG@10 of isolated chunks on every set, and what others add; the default also over titles."""
     arms = ["title + isolated", "late, untrained", "adapter alone", "default"]
@@ -233,6 +260,7 @@ TABLES: Mapping[str, tuple[str, Callable[[Result], str]]] = {
     "operators": ("operators", operators),
     "seams": ("seams", seams),
     "store": ("store", store),
+    "quantised": ("quantised", quantised),
     "context": ("context", context),
     "context_arms": ("context", context_arms),
     "seeds": ("context", seeds),
@@ -243,6 +271,10 @@ TABLES: Mapping[str, tuple[str, Callable[[Result], str]]] = {
     "retrieval_details": ("retrieval", retrieval_details),
 }
 """Result file and renderer of each table."""
+
+
+def _candidates(oversampling: float | None) -> str:
+    return "not rescored" if oversampling is None else f"× {oversampling:g}, rescored"
 
 
 def _difference(row: Mapping[str, Any] | None, baseline: str) -> str:

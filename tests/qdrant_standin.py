@@ -38,6 +38,7 @@ class StandIn:
 
     Attributes:
         requests: "METHOD path" of each request, in order.
+        queries: Each query, in order; the local mode behind answers all of them exactly.
         api_key: What requests must carry, if set.
         remembers_metadata: False for a server before 1.16.
     """
@@ -46,6 +47,7 @@ class StandIn:
         self.database = QdrantClient(location=":memory:")
         self.lock = threading.Lock()
         self.requests: list[str] = []
+        self.queries: list[models.QueryRequest] = []
         self.indexes: dict[str, dict[str, str]] = {}
         self.failures: deque[Failure] = deque()
         self.api_key: str | None = None
@@ -125,9 +127,11 @@ class StandIn:
 
     def post_points_query(self, name: str, body: bytes) -> Any:
         request = models.QueryRequest.model_validate_json(body)
+        self.queries.append(request)
         found = self.database.query_points(
             name,
             query=request.query,
+            prefetch=request.prefetch,
             using=request.using,
             query_filter=request.filter,
             limit=request.limit,

@@ -207,6 +207,23 @@ def test_store_runs(tmp_path):
     assert all(entry["filtered_query"]["exact_share"] == 1 for entry in results.values())
 
 
+def test_quantised_runs(tiny_sets, monkeypatch):
+    quantised = pytest.importorskip(
+        "benchmarks.quantised", reason="needs the extra bench", exc_type=ImportError
+    )
+    monkeypatch.setattr("benchmarks.vectors.CACHE", tiny_sets)
+    rows = run_quick(quantised, tiny_sets, "--sets", "cuad_small")["rows"]
+    assert rows[0]["ndcg_10_difference"] == [0, 0, 0]
+    shares = {row["storage"]: row["searched_bytes"] / (4 * 384) for row in rows}
+    assert shares["float32"] == pytest.approx(1, abs=0.01)
+    assert shares["float16"] == pytest.approx(1 / 2, abs=0.01)
+    assert shares["int8"] == pytest.approx(1 / 4, abs=0.01)
+    assert shares["prefix of 96"] == pytest.approx(1 / 4, abs=0.01)
+    assert shares["binary"] == pytest.approx(1 / 32, abs=0.01)
+    # Ten candidates per result are more chunks than there are.
+    assert all(row["nearest_found"] == 1 for row in rows if row["oversampling"])
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_throughput_runs(tmp_path):

@@ -23,7 +23,7 @@ from rag_embed.errors import (
     StoreError,
     UnsupportedQueryError,
 )
-from rag_embed.qdrant import CollectionSettings, QdrantChunkStore
+from rag_embed.qdrant import CollectionSettings, QdrantChunkStore, VectorStorage
 from tests.qdrant_cases import ask, make_nodes, make_vectors, nearest, where
 from tests.qdrant_standin import serve
 
@@ -379,3 +379,129 @@ def test_settings_are_taken(open_store: Open) -> None:
     assert found.ids == nearest(nodes, nodes[4].embedding, 3)
     assert found.similarities[0] == pytest.approx(0.0, abs=1e-2)
     assert found.similarities == sorted(found.similarities, reverse=True)  # a distance, negated
+
+
+STORAGES = [
+    VectorStorage(encoding="float16"),
+    VectorStorage(encoding="int8", oversampling=20),
+    VectorStorage(encoding="binary", oversampling=20),
+    VectorStorage(prefix_dim=5, oversampling=20),
+    VectorStorage(encoding="int8", prefix_dim=5, oversampling=20),
+    VectorStorage(encoding="binary", prefix_dim=5, oversampling=20),
+]
+
+
+@pytest.mark.parametrize("storage", STORAGES, ids=str)
+def test_every_storage_gives_the_answers_of_whole_vectors(open_store: Open, storage: VectorStorage) -> None:
+    """With as many candidates as there are chunks, only the whole vectors decide."""
+    options = {"return_vectors": True, "tenant_key": "owner"}
+    nodes = [n for o in ("ann", "bob") for n in make_nodes(40, prefix=o, document=o, seed=ord(o[0]), owner=o)]
+    plain = open_store("plain", **options)
+    plain.add(nodes)
+    open_store(storage=storage, **options).add(nodes)
+    store = open_store(**options)  # takes what is there
+    schema = store.info()
+    assert schema.encoding == storage.encoding
+    assert (schema.prefix.dim if schema.prefix else None) == storage.prefix_dim
+    store = open_store(storage=storage, **options)
+    mmr = {"mode": VectorStoreQueryMode.MMR, "mmr_threshold": 0.4}
+    for number in (3, 50):
+        vector = nodes[number].embedding
+        for asked in (
+            {},
+            {"filters": where("owner", "bob")},
+            {"filters": where("index", 30, FilterOperator.GTE)},
+            {"doc_ids": ["ann"]},
+            {"node_ids": ["ann-3", "bob-7"]},
+            mmr,
+            {**mmr, "filters": where("owner", "ann")},
+        ):
+            found, expected = (s.query(ask(vector, 4, **asked)) for s in (store, plain))
+            assert found.ids == expected.ids, asked
+            np.testing.assert_allclose(found.similarities, expected.similarities, atol=2e-3)
+            for node, other in zip(found.nodes, expected.nodes, strict=True):
+                assert len(node.embedding) == 8
+                np.testing.assert_allclose(node.embedding, other.embedding, atol=1e-3)
+    store.replace_document("ann", nodes[:2])
+    assert store.query(ask(nodes[1].embedding, 3, doc_ids=["ann"])).ids == ["ann-1", "ann-0"]
+    np.testing.assert_allclose(store.get_vectors(["ann-0"])["ann-0"], nodes[0].embedding, atol=1e-3)
+    assert len(store.get_nodes()) == 42
+
+
+def test_a_search_looks_at_no_more_candidates_than_it_says(open_store: Open) -> None:
+    """The prefix decides who is a candidate, the whole vector who wins among them."""
+    rows = {"wins": [3.0, 0.0, 1.0], "loses": [5.0, 0.1, 9.0], "unseen": [5.0, 3.0, 0.1]}
+    nodes = [TextNode(id_=name, text=name, embedding=row) for name, row in rows.items()]
+    query = [5.0, 0.0, 1.0]
+    storage = VectorStorage(prefix_dim=2, oversampling=2)
+    store = open_store(storage=storage)
+    store.add(nodes)
+    assert store.query(ask(query, 1)).ids == ["wins"]  # of the two nearest by (5, 0)
+    assert store.query(ask(query, 3)).ids == ["wins", "unseen", "loses"]
+    narrow = open_store(storage=storage.model_copy(update={"oversampling": 1.0}))
+    assert narrow.query(ask([5.0, 0.1, 1.0], 1)).ids == ["loses"]  # the nearest by (5, 0.1), and none else
+
+
+def test_storage_is_fixed_by_the_first_write(open_store: Open) -> None:
+    nodes = make_nodes(9)
+    open_store(storage="int8").add(nodes)
+    assert open_store(storage="int8").query(ask(nodes[2].embedding, 1)).ids == ["node-2"]
+    for other, name in (
+        ("binary", "binary"),
+        (VectorStorage(encoding="int8", prefix_dim=4), "int8, prefix of 4"),
+    ):
+        expected = rf"keeps its vectors as int8; the store was opened for {name}\. Open it without storage="
+        with pytest.raises(StoreError, match=expected):
+            open_store(storage=other).add(nodes)
+    assert open_store().count() == 9
+    open_store().clear()
+    store = open_store(storage="binary")
+    store.add(nodes)
+    assert (store.info().encoding, store.info().oversampling) == ("binary", 10.0)
+
+
+def test_storages_that_make_no_sense(open_store: Open) -> None:
+    with pytest.raises(InputError, match=r"prefix_dim is 8 for vectors called 'dense' of 8 components"):
+        open_store(storage=VectorStorage(prefix_dim=8)).add(make_nodes(1))
+    with pytest.raises(InputError, match=r"of 8 components; expected fewer, and a name"):
+        open_store(storage=VectorStorage(prefix_dim=4), vector_name="").add(make_nodes(1))
+    with pytest.raises(InputError, match=r"storage=int8 and settings with datatype"):
+        open_store(storage="int8", settings=CollectionSettings(datatype="float32"))
+    with pytest.raises(ValueError, match=r"oversampling is 3.0 for float16 vectors without a prefix"):
+        VectorStorage(encoding="float16", oversampling=3.0)
+    with pytest.raises(ValueError, match="'float32', 'float16', 'int8' or 'binary'"):
+        open_store(storage="int4")
+    assert open_store().info() is None
+
+
+@pytest.mark.parametrize("storage", ["float16", "int8", "binary", VectorStorage(prefix_dim=96)], ids=str)
+def test_integers_of_a_model_are_stored_exactly(open_store: Open, storage: str | VectorStorage) -> None:
+    """Signed int8 outputs (pplx-embed) are told from the stored unit vectors, and compare by their cosine."""
+    rng = np.random.default_rng(5)
+    centres = rng.normal(size=(4, 384))
+    numbers = np.clip(np.round(40 * (centres[np.arange(30) % 4] + rng.normal(size=(30, 384)))), -128, 127)
+    numbers[0, :2] = -128, 127
+    nodes = [TextNode(id_=f"{i}", text="x", embedding=row.tolist()) for i, row in enumerate(numbers)]
+    store = open_store(storage=storage)
+    store.add(nodes)
+    norms = np.linalg.norm(numbers, axis=1)
+    stored = np.array(list(store.get_vectors([node.node_id for node in nodes]).values()))
+    np.testing.assert_array_equal(np.round(stored * norms[:, None]), numbers)
+    query = numbers[7] + rng.normal(size=384)
+    cosines = numbers @ query / norms / np.linalg.norm(query)
+    found = store.query(ask(query.tolist(), 3))
+    assert found.ids == [str(row) for row in np.argsort(-cosines)[:3]]
+    np.testing.assert_allclose(found.similarities, np.sort(cosines)[::-1][:3], atol=1e-3)
+
+
+def test_bits_of_a_model_keep_their_direction(open_store: Open) -> None:
+    rng = np.random.default_rng(6)
+    bits = np.sign(rng.normal(size=(4, 256))[np.arange(40) % 4] + rng.normal(size=(40, 256)))
+    store = open_store(storage="binary")
+    store.add([TextNode(id_=f"{i}", text="x", embedding=row.tolist()) for i, row in enumerate(bits)])
+    stored = np.array(list(store.get_vectors([f"{i}" for i in range(40)]).values()))
+    np.testing.assert_array_equal(stored, bits * stored[0, 0] * bits[0, 0])
+    cosines = bits @ bits[9] / 256
+    np.testing.assert_allclose(
+        store.query(ask(bits[9].tolist(), 10)).similarities, np.sort(cosines)[::-1][:10], atol=1e-3
+    )

@@ -236,17 +236,20 @@ def test_optimizing_keeps_the_answers(tmp_path: Path) -> None:
 
 
 def test_quantization_is_passed_on(tmp_path: Path) -> None:
-    kinds = [
-        models.ScalarQuantization(scalar=models.ScalarQuantizationConfig(type=models.ScalarType.INT8)),
-        models.ProductQuantization(product=models.ProductQuantizationConfig(compression="x4")),
-        models.BinaryQuantization(binary=models.BinaryQuantizationConfig(always_ram=True)),
-    ]
-    for number, kind in enumerate(kinds):
+    kinds: dict[str, models.QuantizationConfig] = {
+        "int8": models.ScalarQuantization(
+            scalar=models.ScalarQuantizationConfig(type=models.ScalarType.INT8)
+        ),
+        "product": models.ProductQuantization(product=models.ProductQuantizationConfig(compression="x4")),
+        "binary": models.BinaryQuantization(binary=models.BinaryQuantizationConfig(always_ram=True)),
+    }
+    for number, (name, kind) in enumerate(kinds.items()):
         settings = CollectionSettings(quantization_config=kind, datatype="uint8" if number == 0 else None)
         with QdrantChunkStore(f"docs{number}", path=tmp_path, settings=settings) as store:
             store.add(make_nodes(5))
             config = (tmp_path / f"docs{number}" / "shard" / "edge_config.json").read_text()
-            assert json.loads(config)["quantization_config"] is not None
+            assert json.loads(config)["vectors"]["dense"]["quantization_config"] is not None
+            assert store.info().encoding == name
     turbo = CollectionSettings(
         quantization_config=models.BinaryQuantization(
             binary=models.BinaryQuantizationConfig(encoding="two_bits")

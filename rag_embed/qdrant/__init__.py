@@ -2,6 +2,7 @@
 
 from rag_embed.qdrant.retry import RetryPolicy
 from rag_embed.qdrant.schema import CollectionSchema, CollectionSettings
+from rag_embed.qdrant.storage import VectorStorage
 from rag_embed.qdrant.store import QdrantChunkStore
 
-__all__ = ["CollectionSchema", "CollectionSettings", "QdrantChunkStore", "RetryPolicy"]
+__all__ = ["CollectionSchema", "CollectionSettings", "QdrantChunkStore", "RetryPolicy", "VectorStorage"]

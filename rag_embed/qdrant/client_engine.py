@@ -8,18 +8,20 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import TypeVar, cast
+from typing import TypeVar
 
 from qdrant_client import AsyncQdrantClient, QdrantClient, models
 
 from rag_embed.qdrant.port import (
     CollectionInfo,
-    Payload,
     PointId,
     Search,
     StoredPoint,
+    VectorPrefix,
+    name_vectors,
     select_vector,
     to_point_id,
+    to_stored_point,
 )
 from rag_embed.qdrant.retry import RetryPolicy
 
@@ -62,8 +64,13 @@ class ClientEngine:
             return None
         info = await self._call(lambda: self.client.get_collection(self._collection_name))
         vectors = info.config.params.vectors or {}
+        vectors = vectors if isinstance(vectors, dict) else {"": vectors}
+        of_all = info.config.quantization_config
         return CollectionInfo(
-            vectors=vectors if isinstance(vectors, dict) else {"": vectors},
+            vectors={
+                name: params.model_copy(update={"quantization_config": params.quantization_config or of_all})
+                for name, params in vectors.items()
+            },
             metadata=info.config.metadata or {},
             indexed=frozenset(info.payload_schema or {}),
         )
@@ -80,7 +87,6 @@ class ClientEngine:
                 on_disk_payload=request.on_disk_payload,
                 hnsw_config=request.hnsw_config,
                 optimizers_config=request.optimizers_config,
-                quantization_config=request.quantization_config,
                 metadata=request.metadata,
             )
         )
@@ -104,12 +110,14 @@ class ClientEngine:
         """Delete the collection, if it exists."""
         await self._call(lambda: self.client.delete_collection(self._collection_name))
 
-    async def upsert(self, points: Sequence[StoredPoint], vector_name: str) -> None:
+    async def upsert(
+        self, points: Sequence[StoredPoint], vector_name: str, prefix: VectorPrefix | None
+    ) -> None:
         """Insert or overwrite points, and wait until they are stored."""
         structs = [
             models.PointStruct(
                 id=point.id,
-                vector={vector_name: point.vector} if vector_name else point.vector,
+                vector=name_vectors(point.vector or [], vector_name, prefix),
                 payload=point.payload,
             )
             for point in points
@@ -131,7 +139,7 @@ class ClientEngine:
                 self._collection_name, list(ids), with_payload=False, with_vectors=select_vector(vector_name)
             )
         )
-        return [_to_point(record, vector_name) for record in records]
+        return [to_stored_point(record, vector_name) for record in records]
 
     async def scroll(
         self, condition: models.Filter | None, vector_name: str | None, limit: int, offset: PointId | None
@@ -147,7 +155,7 @@ class ClientEngine:
                 with_vectors=False if vector_name is None else select_vector(vector_name),
             )
         )
-        points = [_to_point(record, vector_name or "") for record in records]
+        points = [to_stored_point(record, vector_name or "") for record in records]
         return points, to_point_id(following) if following is not None else None
 
     async def search(self, search: Search) -> list[StoredPoint]:
@@ -161,13 +169,16 @@ class ClientEngine:
                 self._collection_name,
                 query=query,
                 using=search.vector_name or None,
+                prefetch=_to_prefetch(search),
                 query_filter=search.condition,
+                # Local mode is always exact, and warns of parameters.
+                search_params=None if self._is_local else _to_params(search),
                 limit=search.limit,
                 with_payload=True,
                 with_vectors=select_vector(search.vector_name) if search.with_vector else False,
             )
         )
-        return [_to_point(point, search.vector_name, point.score) for point in response.points]
+        return [to_stored_point(point, search.vector_name, point.score) for point in response.points]
 
     async def count(self, condition: models.Filter | None) -> int:
         """Count points exactly."""
@@ -196,15 +207,23 @@ async def _block(seconds: float) -> None:
     time.sleep(seconds)
 
 
-def _to_point(
-    record: models.Record | models.ScoredPoint, vector_name: str, score: float | None = None
-) -> StoredPoint:
-    vector: object = record.vector
-    if isinstance(vector, dict):
-        vector = vector.get(vector_name)
-    return StoredPoint(
-        id=to_point_id(record.id),
-        payload=cast(Payload, record.payload or {}),
-        vector=cast("list[float]", vector) if vector else None,
-        score=score,
+def _to_prefetch(search: Search) -> models.Prefetch | None:
+    """Find candidates by the prefix; the whole vectors order them, so quantized ones need no rescoring."""
+    if search.prefix is None:
+        return None
+    return models.Prefetch(
+        query=search.vector[: search.prefix.dim],
+        using=search.prefix.name,
+        filter=search.condition,
+        params=models.SearchParams(quantization=models.QuantizationSearchParams(rescore=False)),
+        limit=search.prefix_limit,
+    )
+
+
+def _to_params(search: Search) -> models.SearchParams | None:
+    """Find candidates by quantized vectors, and order them by the whole ones."""
+    if search.oversampling is None or search.prefix is not None:
+        return None
+    return models.SearchParams(
+        quantization=models.QuantizationSearchParams(rescore=True, oversampling=search.oversampling)
     )

@@ -6,13 +6,21 @@ Each method is one coroutine over the port; the store runs it blocking or on an 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from llama_index.core.schema import BaseNode
 from llama_index.core.vector_stores.types import MetadataFilters, VectorStoreQuery, VectorStoreQueryResult
 from qdrant_client import models
 
 from rag_embed.errors import FingerprintMismatchError, InputError, MissingVectorError, StoreError
-from rag_embed.qdrant.filters import all_of, has_node_ids, is_of_documents, to_condition, to_path
+from rag_embed.qdrant.filters import (
+    DOCUMENT_INDEXES,
+    all_of,
+    has_node_ids,
+    is_of_documents,
+    to_condition,
+    to_path,
+)
 from rag_embed.qdrant.points import (
     NO_DOCUMENT,
     PointBatch,
@@ -25,11 +33,11 @@ from rag_embed.qdrant.queries import check_query, to_search
 from rag_embed.qdrant.schema import (
     CollectionSchema,
     CollectionSettings,
-    choose_vector,
     make_record,
     read_record,
+    read_schema,
 )
-from rag_embed.stamp import ChunkStamp
+from rag_embed.qdrant.storage import VectorStorage
 
 _NEARER_IS_LESS = (models.Distance.EUCLID, models.Distance.MANHATTAN)
 
@@ -41,9 +49,10 @@ class Collection:
         name: Its name.
         vector_name: The vector of a new collection, and the preferred one of an existing.
         settings: Of a new collection.
-        indexes: Payload keys to index, before anything is written.
+        indexes: More payload keys to index, before anything is written.
         tenant_key: The one among them that separates tenants.
         fingerprint: What the collection must hold; None accepts what it holds.
+        storage: How it must keep vectors; None accepts what is there.
         text_key: Payload key of the text of points that hold no LlamaIndex node.
     """
 
@@ -56,18 +65,21 @@ class Collection:
         indexes: Mapping[str, models.PayloadFieldSchema],
         tenant_key: str | None,
         fingerprint: str | None,
+        storage: VectorStorage | None,
         text_key: str,
     ) -> None:
+        settings.check_storage(storage)
         self._name = name
         self._vector_name = vector_name
         self._settings = settings
-        self._indexes = {to_path(key): schema for key, schema in indexes.items()}
+        self._indexes = {to_path(key): schema for key, schema in {**DOCUMENT_INDEXES, **indexes}.items()}
         if tenant_key is not None:
             self._indexes[to_path(tenant_key)] = models.KeywordIndexParams(
                 type=models.KeywordIndexType.KEYWORD, is_tenant=True
             )
         self._has_tenants = tenant_key is not None
         self._fingerprint = fingerprint
+        self._storage = storage
         self._text_key = text_key
         self._cached: CollectionSchema | None = None
 
@@ -80,6 +92,7 @@ class Collection:
 
         Raises:
             FingerprintMismatchError: It holds vectors of another fingerprint than the store was opened for.
+            StoreError: It keeps them in another way.
         """
         info = await engine.describe()
         self._cached = None if info is None else await self._to_schema(engine, info)
@@ -98,8 +111,8 @@ class Collection:
         batch = nodes_to_points(nodes)
         if batch.points:
             schema = await self._prepare(engine, batch)
-            for points in batch.requests():
-                await engine.upsert(points, schema.vector_name)
+            for points in batch.requests(prefix_dim=schema.prefix.dim if schema.prefix else 0):
+                await engine.upsert(points, schema.vector_name, schema.prefix)
         return [node.node_id for node in nodes]
 
     async def replace_document(self, engine: Engine, ref_doc_id: str, nodes: Sequence[BaseNode]) -> list[str]:
@@ -228,18 +241,13 @@ class Collection:
         return self._cached or await self.read_schema(engine)
 
     async def _to_schema(self, engine: Engine, info: CollectionInfo) -> CollectionSchema:
-        name = choose_vector(info, self._vector_name, self._name)
-        record = read_record(info.metadata)
-        is_open = False
-        if record is not None:
-            fingerprint = str(record["fingerprint"]) if record.get("fingerprint") is not None else None
-        else:
-            points, _ = await engine.scroll(None, None, 1, None)
-            stamp = ChunkStamp.from_metadata(points[0].payload) if points else None
-            fingerprint = stamp.fingerprint if stamp else None
-            is_open = not points
-        params = info.vectors[name]
-        return CollectionSchema(self._name, name, params.size, params.distance, fingerprint, is_open)
+        has_record = read_record(info.metadata) is not None
+        points = [] if has_record else (await engine.scroll(None, None, 1, None))[0]
+        schema = read_schema(info, self._name, preferred=self._vector_name, points=points)
+        if self._storage is None:
+            return schema
+        schema.check_storage(self._storage)
+        return replace(schema, oversampling=self._storage.oversampling or schema.oversampling)
 
     async def _prepare(self, engine: Engine, batch: PointBatch) -> CollectionSchema:
         """Check a batch against the collection, making the collection and its indexes where they lack."""
@@ -247,7 +255,11 @@ class Collection:
         if info is None:
             self._check_own_fingerprint(batch)
             request = self._settings.to_request(
-                self._vector_name, batch.dim, batch.fingerprint, has_tenants=self._has_tenants
+                self._vector_name,
+                batch.dim,
+                batch.fingerprint,
+                storage=self._storage,
+                has_tenants=self._has_tenants,
             )
             try:
                 await engine.create(request)

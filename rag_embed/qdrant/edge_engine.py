@@ -24,12 +24,13 @@ from rag_embed.errors import MissingExtraError, StoreError, StoreLockedError
 from rag_embed.qdrant.edge_folder import CollectionFile, EdgeFolder, merge_metadata
 from rag_embed.qdrant.port import (
     CollectionInfo,
-    Payload,
     PointId,
     Search,
     StoredPoint,
+    VectorPrefix,
     select_vector,
     to_point_id,
+    to_stored_point,
 )
 
 try:
@@ -145,9 +146,11 @@ class EdgeEngine:
             self._shard = self._file = None
             self._folder.remove()
 
-    async def upsert(self, points: Sequence[StoredPoint], vector_name: str) -> None:
+    async def upsert(
+        self, points: Sequence[StoredPoint], vector_name: str, prefix: VectorPrefix | None
+    ) -> None:
         """Insert or overwrite points; the write-ahead log has them when this returns."""
-        batch = [edge_models.to_edge_point(point, vector_name) for point in points]
+        batch = [edge_models.to_edge_point(point, vector_name, prefix) for point in points]
         with self._held() as shard:
             shard.update(edge.UpdateOperation.upsert_points(batch))
 
@@ -175,7 +178,7 @@ class EdgeEngine:
                 with_payload=False,
                 with_vector=select_vector(vector_name),
             )
-            return [_to_point(record, vector_name) for record in records]
+            return [to_stored_point(record, vector_name) for record in records]
 
     async def scroll(
         self, condition: models.Filter | None, vector_name: str | None, limit: int, offset: PointId | None
@@ -191,28 +194,16 @@ class EdgeEngine:
                     with_vector=False if vector_name is None else select_vector(vector_name),
                 )
             )
-            points = [_to_point(record, vector_name or "") for record in records]
+            points = [to_stored_point(record, vector_name or "") for record in records]
             return points, to_point_id(following) if following is not None else None
 
     async def search(self, search: Search) -> list[StoredPoint]:
-        """Find the best points, exactly."""
-        using = search.vector_name or None
-        query: edge.ScoringQueryType = edge.Query.Nearest(search.vector, using=using)
-        if search.diversity is not None:
-            query = edge.Mmr(search.vector, 1.0 - search.diversity, search.candidates, using=using)
+        """Find the best points; exactly, unless by quantized vectors or a prefix."""
         with self._held() as shard:
             if search.condition is not None:
                 edge_indexes.index_keys(shard, search.condition)
-            found = shard.query(
-                edge.QueryRequest(
-                    limit=search.limit,
-                    query=query,
-                    filter=edge_models.to_edge_filter(search.condition) if search.condition else None,
-                    with_payload=True,
-                    with_vector=select_vector(search.vector_name) if search.with_vector else False,
-                )
-            )
-            return [_to_point(point, search.vector_name, point.score) for point in found]
+            found = shard.query(edge_models.to_edge_query(search))
+            return [to_stored_point(point, search.vector_name, point.score) for point in found]
 
     async def count(self, condition: models.Filter | None) -> int:
         """Count points exactly."""
@@ -283,17 +274,3 @@ def open_engine(folder: Path) -> EdgeEngine:
             engine = _opened[folder] = EdgeEngine(folder)
         engine.users += 1
         return engine
-
-
-def _to_point(
-    record: edge.Record | edge.ScoredPoint, vector_name: str, score: float | None = None
-) -> StoredPoint:
-    vector: object = record.vector
-    if isinstance(vector, dict):
-        vector = vector.get(vector_name)
-    return StoredPoint(
-        id=to_point_id(record.id),
-        payload=cast(Payload, record.payload or {}),
-        vector=cast("list[float]", vector) if vector else None,
-        score=score,
-    )

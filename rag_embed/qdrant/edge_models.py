@@ -1,4 +1,4 @@
-"""Filters and settings of `qdrant_client.models` in the types of qdrant-edge-py."""
+"""Searches, filters and settings, in the types of qdrant-edge-py."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import qdrant_edge as edge
 from qdrant_client import models
 
 from rag_embed.errors import StoreError, UnsupportedQueryError
-from rag_embed.qdrant.port import PointId, StoredPoint
+from rag_embed.qdrant.port import PointId, Search, StoredPoint, VectorPrefix, name_vectors, select_vector
 
 _DISTANCES = {
     models.Distance.COSINE: edge.Distance.Cosine,
@@ -32,6 +32,12 @@ _KINDS = {
     models.PayloadSchemaType.TEXT: edge.PayloadSchemaType.Text,
     models.PayloadSchemaType.GEO: edge.PayloadSchemaType.Geo,
 }
+_QUERY_ENCODINGS = {
+    models.BinaryQuantizationQueryEncoding.DEFAULT: edge.BinaryQuantizationQueryEncoding.Default,
+    models.BinaryQuantizationQueryEncoding.BINARY: edge.BinaryQuantizationQueryEncoding.Binary,
+    models.BinaryQuantizationQueryEncoding.SCALAR4BITS: edge.BinaryQuantizationQueryEncoding.Scalar4Bits,
+    models.BinaryQuantizationQueryEncoding.SCALAR8BITS: edge.BinaryQuantizationQueryEncoding.Scalar8Bits,
+}
 _RATIOS = {
     models.CompressionRatio.X4: edge.CompressionRatio.X4,
     models.CompressionRatio.X8: edge.CompressionRatio.X8,
@@ -52,7 +58,7 @@ def to_edge_config(request: models.CreateCollection) -> edge.EdgeConfig:
         vectors={name: _vector(params) for name, params in vectors.items() if params is not None},
         on_disk_payload=request.on_disk_payload,
         hnsw_config=_hnsw(request.hnsw_config),
-        quantization_config=_quantization(request.quantization_config),
+        optimizers=_optimizers(request.optimizers_config),
     )
 
 
@@ -83,10 +89,39 @@ def to_edge_id(id_: PointId) -> int | uuid.UUID:
     return id_ if isinstance(id_, int) else uuid.UUID(id_)
 
 
-def to_edge_point(point: StoredPoint, vector_name: str) -> edge.Point:
+def to_edge_point(point: StoredPoint, vector_name: str, prefix: VectorPrefix | None) -> edge.Point:
     """Translate a point to write."""
-    vector = point.vector or []
-    return edge.Point(to_edge_id(point.id), {vector_name: vector} if vector_name else vector, point.payload)
+    vectors = name_vectors(point.vector or [], vector_name, prefix)
+    return edge.Point(to_edge_id(point.id), vectors, point.payload)  # type: ignore[arg-type]
+
+
+def to_edge_query(search: Search) -> edge.QueryRequest:
+    """Translate a search."""
+    using = search.vector_name or None
+    query: edge.ScoringQueryType = edge.Query.Nearest(search.vector, using=using)
+    if search.diversity is not None:
+        query = edge.Mmr(search.vector, 1.0 - search.diversity, search.candidates, using=using)
+    condition = to_edge_filter(search.condition) if search.condition else None
+    prefetches, params = None, None
+    if search.prefix is not None:
+        # The whole vectors order the candidates, so quantized ones need no rescoring.
+        start = edge.Query.Nearest(search.vector[: search.prefix.dim], using=search.prefix.name)
+        unrescored = edge.SearchParams(quantization=edge.QuantizationSearchParams(rescore=False))
+        prefetches = [
+            edge.Prefetch(limit=search.prefix_limit, query=start, params=unrescored, filter=condition)
+        ]
+    elif search.oversampling is not None:
+        rescoring = edge.QuantizationSearchParams(rescore=True, oversampling=search.oversampling)
+        params = edge.SearchParams(quantization=rescoring)
+    return edge.QueryRequest(
+        limit=search.limit,
+        query=query,
+        prefetches=prefetches,
+        filter=condition,
+        params=params,
+        with_payload=True,
+        with_vector=select_vector(search.vector_name) if search.with_vector else False,
+    )
 
 
 def _vector(params: models.VectorParams) -> edge.EdgeVectorParams:
@@ -113,6 +148,18 @@ def _hnsw(config: models.HnswConfigDiff | None) -> edge.HnswIndexConfig | None:
     )
 
 
+def _optimizers(config: models.OptimizersConfigDiff | None) -> edge.EdgeOptimizersConfig | None:
+    if config is None:
+        return None
+    return edge.EdgeOptimizersConfig(
+        deleted_threshold=config.deleted_threshold,
+        vacuum_min_vector_number=config.vacuum_min_vector_number,
+        default_segment_number=config.default_segment_number,
+        max_segment_size=config.max_segment_size,
+        indexing_threshold=config.indexing_threshold,
+    )
+
+
 def _quantization(config: models.QuantizationConfig | None) -> edge.QuantizationConfigType | None:
     if config is None:
         return None
@@ -125,7 +172,10 @@ def _quantization(config: models.QuantizationConfig | None) -> edge.Quantization
         product = config.product
         return edge.ProductQuantizationConfig(_RATIOS[product.compression], always_ram=product.always_ram)
     if isinstance(config, models.BinaryQuantization) and not config.binary.encoding:
-        return edge.BinaryQuantizationConfig(always_ram=config.binary.always_ram)
+        asked = config.binary.query_encoding
+        return edge.BinaryQuantizationConfig(
+            always_ram=config.binary.always_ram, query_encoding=_QUERY_ENCODINGS[asked] if asked else None
+        )
     raise StoreError(
         f"the embedded engine is not given {config!r}; expected scalar, product or one-bit binary "
         "quantization. Use a server for the others"

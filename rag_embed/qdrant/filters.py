@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import TypeAlias
 
@@ -39,6 +39,12 @@ from rag_embed.qdrant.points import possible_point_ids
 
 DOCUMENT_KEY = "doc_id"
 """Payload key of the document a chunk belongs to; LlamaIndex's store filters by it too."""
+
+DOCUMENT_INDEXES: Mapping[str, models.PayloadFieldSchema] = {
+    DOCUMENT_KEY: models.PayloadSchemaType.KEYWORD,
+    "ref_doc_id": models.PayloadSchemaType.KEYWORD,
+}
+"""What replacing and deleting a document looks for."""
 
 Value: TypeAlias = int | float | str
 Condition: TypeAlias = models.Condition

@@ -56,11 +56,12 @@ class PointBatch:
     dim: int
     fingerprint: str | None
 
-    def requests(self) -> Iterator[list[StoredPoint]]:
-        """Split into requests of bounded size."""
+    def requests(self, *, prefix_dim: int) -> Iterator[list[StoredPoint]]:
+        """Split into requests of bounded size, each point with a second vector of that many components."""
         request: list[StoredPoint] = []
         size = 0
-        for point, point_size in zip(self.points, self.sizes, strict=True):
+        for point, own_size in zip(self.points, self.sizes, strict=True):
+            point_size = own_size + BYTES_PER_NUMBER * prefix_dim
             if request and (size + point_size > BATCH_BYTES or len(request) == BATCH_POINTS):
                 yield request
                 request, size = [], 0

@@ -10,6 +10,7 @@ async method.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeAlias, TypeVar, cast
@@ -42,6 +43,21 @@ class StoredPoint:
 
 
 @dataclass(frozen=True, slots=True)
+class VectorPrefix:
+    """A second vector of every point: the first components of its vector, to find candidates by.
+
+    Under Cosine the engine normalises it by itself, as any vector.
+
+    Attributes:
+        name: What it is called.
+        dim: How many components it has.
+    """
+
+    name: str
+    dim: int
+
+
+@dataclass(frozen=True, slots=True)
 class CollectionInfo:
     """What an existing collection says of itself.
 
@@ -69,6 +85,9 @@ class Search:
         diversity: None for plain nearest neighbours; else maximal marginal relevance, 0 as relevant, 1 as
             varied as can be.
         candidates: Neighbours that marginal relevance chooses from.
+        prefix: Find candidates by this vector, then order them by the one called `vector_name`.
+        oversampling: Candidates per result, where a prefix or quantized vectors find them. None for a plain
+            search, in which quantized vectors have the last word.
     """
 
     vector: list[float]
@@ -78,6 +97,13 @@ class Search:
     with_vector: bool = False
     diversity: float | None = None
     candidates: int = 0
+    prefix: VectorPrefix | None = None
+    oversampling: float | None = None
+
+    @property
+    def prefix_limit(self) -> int:
+        """How many points to find by the prefix."""
+        return math.ceil((self.oversampling or 1.0) * max(self.limit, self.candidates))
 
 
 class Engine(Protocol):
@@ -109,8 +135,10 @@ class Engine(Protocol):
     async def drop(self) -> None:
         """Delete the collection, if it exists."""
 
-    async def upsert(self, points: Sequence[StoredPoint], vector_name: str) -> None:
-        """Insert or overwrite points."""
+    async def upsert(
+        self, points: Sequence[StoredPoint], vector_name: str, prefix: VectorPrefix | None
+    ) -> None:
+        """Insert or overwrite points, writing their prefix beside the vector if the collection has one."""
 
     async def delete(self, condition: models.Filter) -> None:
         """Delete the points that satisfy a condition."""
@@ -164,6 +192,45 @@ def select_vector(vector_name: str) -> bool | list[str]:
     return [vector_name] if vector_name else True
 
 
+def name_vectors(
+    vector: list[float], vector_name: str, prefix: VectorPrefix | None
+) -> list[float] | dict[str, list[float]]:
+    """Give a point's vector, and its prefix, their names; the unnamed one stays without."""
+    if not vector_name:
+        return vector
+    prefixes = {prefix.name: vector[: prefix.dim]} if prefix else {}
+    return {vector_name: vector, **prefixes}
+
+
 def to_point_id(id_: object) -> PointId:
     """Bring an engine's id to the port's form: an integer, or the text of a UUID."""
     return id_ if isinstance(id_, int) else str(id_)
+
+
+class FoundRecord(Protocol):
+    """What the engines' own types of stored and found points have in common."""
+
+    @property
+    def id(self) -> object:
+        """An integer, or a UUID as such or as text."""
+
+    @property
+    def payload(self) -> object:
+        """A mapping, or None."""
+
+    @property
+    def vector(self) -> object:
+        """A vector, vectors by name, or None."""
+
+
+def to_stored_point(record: FoundRecord, vector_name: str, score: float | None = None) -> StoredPoint:
+    """Bring an engine's point to the port's form."""
+    vector = record.vector
+    if isinstance(vector, dict):
+        vector = vector.get(vector_name)
+    return StoredPoint(
+        id=to_point_id(record.id),
+        payload=cast(Payload, record.payload or {}),
+        vector=cast("list[float]", vector) if vector else None,
+        score=score,
+    )

@@ -63,6 +63,8 @@ def to_search(
         with_vector=with_vectors,
         diversity=diversity,
         candidates=candidates,
+        prefix=schema.prefix,
+        oversampling=schema.oversampling,
     )
 
 

@@ -7,16 +7,23 @@ collection that LlamaIndex's own store wrote) the stamp of any stored chunk tell
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 from qdrant_client import models
 
-from rag_embed.errors import DimensionMismatchError, FingerprintMismatchError, StoreError
-from rag_embed.qdrant.port import CollectionInfo
-from rag_embed.stamp import STAMP_KEY
+from rag_embed.errors import DimensionMismatchError, FingerprintMismatchError, InputError, StoreError
+from rag_embed.qdrant.port import CollectionInfo, StoredPoint, VectorPrefix
+from rag_embed.qdrant.storage import (
+    VectorStorage,
+    choose_oversampling,
+    describe_storage,
+    find_prefix,
+    read_encoding,
+)
+from rag_embed.stamp import STAMP_KEY, ChunkStamp
 
 RECORD_VERSION = 1
 TENANT_HNSW = models.HnswConfigDiff(m=0, payload_m=16)
@@ -30,11 +37,11 @@ class CollectionSettings(BaseModel):
 
     Attributes:
         distance: How vectors compare. Under Cosine they are normalised when stored, and come back so.
-        datatype: Storage of a component: float32, float16 or uint8.
-        on_disk: Whether vectors stay on disk rather than in memory.
+        datatype: Storage of a component: float32, float16 or uint8. Left out where `storage` says it.
+        on_disk: Whether whole vectors stay on disk rather than in memory.
         on_disk_payload: The same for payloads.
         hnsw_config: The graph; with a tenant key it defaults to one graph per tenant.
-        quantization_config: Compression of the vectors that are searched.
+        quantization_config: Compression of the vectors that are searched. Left out where `storage` says it.
         optimizers_config: When segments are merged and indexed; for servers.
         shard_number: Shards of the collection; for clusters, like the next two.
         replication_factor: Copies of each shard.
@@ -54,22 +61,49 @@ class CollectionSettings(BaseModel):
     replication_factor: Positive | None = None
     write_consistency_factor: Positive | None = None
 
+    def check_storage(self, storage: VectorStorage | None) -> None:
+        """Refuse to be told the same thing twice.
+
+        Raises:
+            InputError: A storage, and settings that it decides.
+        """
+        given = [name for name in ("datatype", "quantization_config") if getattr(self, name) is not None]
+        if storage is not None and given:
+            raise InputError(
+                f"storage={storage} and settings with {' and '.join(given)}; expected one of them. "
+                "Leave out storage= to choose every setting yourself"
+            )
+
     def to_request(
-        self, vector_name: str, dim: int, fingerprint: str | None, *, has_tenants: bool
+        self,
+        vector_name: str,
+        dim: int,
+        fingerprint: str | None,
+        *,
+        storage: VectorStorage | None,
+        has_tenants: bool,
     ) -> models.CreateCollection:
-        """Build the request that creates the collection."""
-        vector = models.VectorParams(
-            size=dim, distance=self.distance, datatype=self.datatype, on_disk=self.on_disk
+        """Build the request that creates the collection.
+
+        Raises:
+            InputError: A storage that does not suit the vectors.
+        """
+        plain = models.VectorParams(
+            size=dim,
+            distance=self.distance,
+            datatype=self.datatype,
+            on_disk=self.on_disk,
+            quantization_config=self.quantization_config,
         )
+        vectors = storage.to_vectors(vector_name, plain) if storage else {vector_name: plain}
         return models.CreateCollection(
-            vectors={vector_name: vector} if vector_name else vector,
+            vectors=vectors if vector_name else vectors[""],
             shard_number=self.shard_number,
             replication_factor=self.replication_factor,
             write_consistency_factor=self.write_consistency_factor,
             on_disk_payload=self.on_disk_payload,
             hnsw_config=self.hnsw_config or (TENANT_HNSW if has_tenants else None),
             optimizers_config=self.optimizers_config,
-            quantization_config=self.quantization_config,
             metadata=make_record(dim, fingerprint),
         )
 
@@ -85,6 +119,9 @@ class CollectionSchema:
         distance: How vectors compare.
         fingerprint: How the vectors were made; None if nothing says so.
         is_open: Whether the next write decides the fingerprint: there is neither a record nor a point.
+        encoding: How the vectors that are searched are kept, such as "float32" or "int8".
+        prefix: The vector that is searched instead, if there is one.
+        oversampling: Candidates per result; None where a search needs none.
     """
 
     collection_name: str
@@ -93,6 +130,9 @@ class CollectionSchema:
     distance: models.Distance
     fingerprint: str | None
     is_open: bool = False
+    encoding: str = "float32"
+    prefix: VectorPrefix | None = None
+    oversampling: float | None = None
 
     def check_dim(self, dim: int, what: str) -> None:
         """Refuse a vector of another length.
@@ -123,6 +163,57 @@ class CollectionSchema:
             "was built with, or clear() it and index again"
         )
 
+    def check_storage(self, storage: VectorStorage) -> None:
+        """Refuse to take another storage for granted than the one that is there.
+
+        Raises:
+            StoreError: With both.
+        """
+        found = describe_storage(self.encoding, self.prefix.dim if self.prefix else None)
+        if found != str(storage):
+            raise StoreError(
+                f"collection {self.collection_name!r} keeps its vectors as {found}; the store was opened for "
+                f"{storage}. Open it without storage=, which takes what is there; to change it, clear() that "
+                "store, or name another collection, and index again"
+            )
+
+
+def read_schema(
+    info: CollectionInfo, name: str, *, preferred: str, points: Sequence[StoredPoint]
+) -> CollectionSchema:
+    """Read what a collection holds.
+
+    Args:
+        info: What it says of itself.
+        name: Its name.
+        preferred: Vector to use if there are several.
+        points: One of its points, if it has no record of ours and is not empty.
+
+    Raises:
+        StoreError: No vector, or several and none is the preferred one; or a record of a later version.
+    """
+    vector_name = choose_vector(info, preferred, name)
+    params = info.vectors[vector_name]
+    prefix = find_prefix(info.vectors, vector_name)
+    encoding = read_encoding(info.vectors[prefix.name] if prefix else params)
+    record = read_record(info.metadata)
+    if record is not None:
+        fingerprint = str(record["fingerprint"]) if record.get("fingerprint") is not None else None
+    else:
+        stamp = ChunkStamp.from_metadata(points[0].payload) if points else None
+        fingerprint = stamp.fingerprint if stamp else None
+    return CollectionSchema(
+        name,
+        vector_name,
+        params.size,
+        params.distance,
+        fingerprint,
+        is_open=record is None and not points,
+        encoding=encoding,
+        prefix=prefix,
+        oversampling=choose_oversampling(encoding, prefix.dim if prefix else None),
+    )
+
 
 def make_record(dim: int, fingerprint: str | None) -> dict[str, object]:
     """Build the metadata that a collection keeps of its first write."""
@@ -152,7 +243,9 @@ def choose_vector(info: CollectionInfo, preferred: str, collection_name: str) ->
     Raises:
         StoreError: There is none, or several and none is called as preferred.
     """
-    dense = [name for name, params in info.vectors.items() if params.multivector_config is None]
+    prefixes = {prefix.name for name in info.vectors if (prefix := find_prefix(info.vectors, name))}
+    several = {name for name, params in info.vectors.items() if params.multivector_config is not None}
+    dense = [name for name in info.vectors if name not in prefixes | several]
     if preferred in dense:
         return preferred
     if len(dense) == 1:

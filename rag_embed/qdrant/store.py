@@ -19,16 +19,12 @@ from qdrant_client import AsyncQdrantClient, QdrantClient, models
 from rag_embed.qdrant.client_engine import ClientEngine
 from rag_embed.qdrant.collection import Collection
 from rag_embed.qdrant.connect import BlockingEngine, Connection
-from rag_embed.qdrant.filters import DOCUMENT_KEY
 from rag_embed.qdrant.lifecycle import Flow, StoreLifecycle
 from rag_embed.qdrant.retry import RetryPolicy
 from rag_embed.qdrant.schema import CollectionSettings
+from rag_embed.qdrant.storage import VectorStorage
 
 DEFAULT_VECTOR_NAME = "dense"
-_DOCUMENT_INDEXES: dict[str, models.PayloadFieldSchema] = {
-    DOCUMENT_KEY: models.PayloadSchemaType.KEYWORD,
-    "ref_doc_id": models.PayloadSchemaType.KEYWORD,
-}
 
 
 class QdrantChunkStore(StoreLifecycle, BasePydanticVectorStore):
@@ -51,7 +47,9 @@ class QdrantChunkStore(StoreLifecycle, BasePydanticVectorStore):
         client_options: More arguments of QdrantClient, such as grpc_port, https or headers.
         retry: How patiently a failing server is asked again.
         vector_name: Vector of a new collection; in an existing one the only vector is used, however called.
-        settings: Settings of a new collection.
+        storage: How vectors are kept and searched: "float32", "float16", "int8", "binary", or a VectorStorage
+            with a prefix. None is float32 for a new collection, and what is there for an existing one.
+        settings: Other settings of a new collection.
         payload_indexes: Metadata keys to index and how; made before anything is written.
         tenant_key: Metadata key that separates tenants; indexed so that each has its own part of the graph.
         fingerprint: What the collection must hold. Checked now if it exists, else at the first write.
@@ -59,7 +57,8 @@ class QdrantChunkStore(StoreLifecycle, BasePydanticVectorStore):
         text_key: Payload key of the text, for points that no LlamaIndex store wrote.
 
     Raises:
-        InputError: Not exactly one place for the collection.
+        InputError: Not exactly one place for the collection, or settings that contradict `storage`.
+        StoreError: The collection keeps its vectors in another way than `storage` says.
         StoreLockedError: Another process has the folder open.
         StoreUnavailableError: The server does not answer (asked now only if `fingerprint` is given).
         FingerprintMismatchError: The collection holds other vectors than `fingerprint`.
@@ -80,6 +79,7 @@ class QdrantChunkStore(StoreLifecycle, BasePydanticVectorStore):
     client_options: dict[str, Any] = Field(default_factory=dict)
     retry: RetryPolicy = Field(default_factory=RetryPolicy)
     vector_name: str = DEFAULT_VECTOR_NAME
+    storage: VectorStorage | None = None
     settings: CollectionSettings = Field(default_factory=CollectionSettings)
     payload_indexes: dict[str, models.PayloadFieldSchema] = Field(default_factory=dict)
     tenant_key: str | None = None
@@ -123,9 +123,10 @@ class QdrantChunkStore(StoreLifecycle, BasePydanticVectorStore):
             collection_name,
             vector_name=self.vector_name,
             settings=self.settings,
-            indexes={**_DOCUMENT_INDEXES, **self.payload_indexes},
+            indexes=self.payload_indexes,
             tenant_key=self.tenant_key,
             fingerprint=self.fingerprint,
+            storage=self.storage,
             text_key=self.text_key,
         )
         if self.path is not None or (self.fingerprint is not None and (client or aclient is None)):
@@ -238,8 +239,6 @@ class QdrantChunkStore(StoreLifecycle, BasePydanticVectorStore):
     async def aclear(self) -> None:
         """Do what `clear` does, awaiting."""
         await self._awrite(self._collection.clear)
-
-    # --- reading
 
     def query(self, query: VectorStoreQuery, **kwargs: Any) -> VectorStoreQueryResult:
         """Find the chunks nearest to a vector.
