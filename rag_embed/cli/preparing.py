@@ -34,8 +34,9 @@ def make_model_options(choice: opt.ModelChoice) -> ModelOptions:
     """Collect what was said about the model."""
     from rag_embed.cli.opening import ModelOptions
 
-    strategy = choice.strategy.value if choice.strategy else None
-    return ModelOptions(choice.model, strategy, choice.alpha, choice.adapter)
+    return ModelOptions(
+        choice.model, choice.strategy.value if choice.strategy else None, choice.alpha, choice.adapter
+    )
 
 
 def check_alpha(choice: opt.ModelChoice) -> None:
