@@ -84,6 +84,15 @@ def test_the_store_knows_no_encoder() -> None:
             assert not imported_parts(path) & RING_2, name_of(path)
 
 
+def test_evaluation_stands_on_the_adapters_and_below_the_command_line() -> None:
+    for path in MODULES:
+        if part_of(path) == "evaluation":
+            assert not imported_parts(path) & {"cli", "qdrant"}, name_of(path)
+            assert not imported_packages(path) & {"typer", "rich"}, name_of(path)
+        elif part_of(path) in {"llamaindex", "qdrant"}:
+            assert not imported_parts(path) & {"evaluation", "training", "cli"}, name_of(path)
+
+
 def test_importing_the_package_loads_nothing_heavy() -> None:
     heavy = {"torch", "transformers", "tokenizers", "numpy", "pydantic"} | ADAPTERS
     code = f"import sys, rag_embed; print(*sorted({heavy!r} & set(sys.modules)))"

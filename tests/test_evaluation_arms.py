@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
 import pytest
 import torch
-from llama_index.core.node_parser import TokenTextSplitter
+from llama_index.core.node_parser import TextSplitter
 from llama_index.core.schema import Document, NodeWithScore, QueryBundle, TextNode
 
 from rag_embed.encoder import Encoder
-from rag_embed.errors import InputError
+from rag_embed.errors import InputError, MissingExtraError
 from rag_embed.evaluation import VectorCache, choose_arms, evaluate, make_arms, make_proxy_queries
 from rag_embed.evaluation.cache import make_key
+from rag_embed.evaluation.lexical import score_bm25
+from rag_embed.evaluation.metrics import measure
 from rag_embed.evaluation.page import render_page
 from rag_embed.evaluation.ranking import list_candidates, rank, rerank
 from rag_embed.evaluation.vectors import Vectors, with_options
@@ -23,7 +26,12 @@ from rag_embed.llamaindex import ContextualEmbedding, LateChunkingNodeParser, Li
 from rag_embed.prompts import QUERY_IN_CONTEXT
 from tests.evalsets import make_documents, make_set
 
-SPLITTER = TokenTextSplitter(chunk_size=1000, chunk_overlap=0, separator="\n\n")
+
+class Paragraphs(TextSplitter):
+    """Cuts where the sets of the tests have their borders."""
+
+    def split_text(self, text: str) -> list[str]:
+        return text.split("\n\n")
 
 
 @pytest.fixture
@@ -39,15 +47,7 @@ def test_an_arm_is_what_an_index_would_hold(model, strategy, with_title):
     found = Vectors(documents, cache=VectorCache(None)).chunks(arm, with_title=with_title)
     expected = []
     for doc in documents:
-        # The index's own path; a border where the set has one, because each chunk is one "word" here.
-        splitter = TokenTextSplitter(
-            chunk_size=1,
-            chunk_overlap=0,
-            separator="\n\n",
-            backup_separators=[],
-            tokenizer=lambda text: [text],
-        )
-        nodes = LateChunkingNodeParser(node_parser=splitter, embed_model=arm).get_nodes_from_documents(
+        nodes = LateChunkingNodeParser(node_parser=Paragraphs(), embed_model=arm).get_nodes_from_documents(
             [Document(text=doc.text, metadata={"title": doc.title} if with_title else {})]
         )
         assert [node.text for node in nodes] == doc.chunks
@@ -102,10 +102,11 @@ def test_the_cache_keeps_all_of_a_batch_or_nothing(tmp_path):
     assert VectorCache(tmp_path / "none").get(keys) == {}
 
 
-@pytest.mark.parametrize("fails_at", [1, 4, 20])
+@pytest.mark.parametrize("fails_at", [1, 5, 13, 22])
 def test_killed_in_the_middle_it_goes_on_to_the_same_result(model, tmp_path, monkeypatch, fails_at):
-    evalset = make_set(5)
+    evalset = make_set(3)
     arms = make_arms(model, has_titles=True, with_rerank=True)
+    arms = choose_arms(arms, ["bm25", "title + blend 0.5", "title + blend 0.5 + rerank"])
     whole = evaluate(evalset, arms, model=model)
     forward, calls = Encoder._forward, []
     monkeypatch.setattr("rag_embed.evaluation.vectors._BATCH_CHUNKS", 6)
@@ -268,6 +269,25 @@ def test_a_page_of_proxies_shows_both_kinds_and_says_so(model):
     text = render_page(found)
     assert "PROXIES" in text and "By the kind of query" in text and "No titles" in text
     json.dumps(found.as_json(), allow_nan=False)
+
+
+@pytest.mark.parametrize(
+    ("package", "use"),
+    [
+        ("bm25s", lambda found: score_bm25(["a"], ["a"])),
+        (
+            "ir_measures",
+            lambda found: measure(rank(np.ones((1, 1)), np.ones((1, 1), bool)), {"q": {"c": 1}}, "c"),
+        ),
+        ("jinja2", render_page),
+    ],
+)
+def test_a_missing_package_is_named_with_its_extra(evaluation, monkeypatch, package, use):
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(
+        MissingExtraError, match=r"which is not installed; run pip install 'rag-embed\[eval\]'"
+    ):
+        use(evaluation)
 
 
 def test_slices_without_rivals_are_left_out(model):

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
+from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 _DEFAULT_CACHE = Path(".rag-embed-evaluation")
 _PROXY_QUERIES = 200
+_TABLE_WIDTH = 150
 _CORPUS = "What is searched, and asked"
 _STYLES = {"up": "green", "down": "red", "open": "", "none": "dim"}
 _BORDERS = {"use": "bold green", "prefix": "bold blue", "avoid": "bold red", "undecided": "bold"}
@@ -260,7 +262,8 @@ class EvaluationOutput(Output):
                 cells.append(Text(f"{100 * evaluation.mean(result, MEASURES[0], 'document'):.1f}"))
             mark = " *" if result.arm.is_default else ""
             table.add_row(Text(f"{result.arm.name}{mark}"), *cells)
-        self._out.print(table)
+        # Numbers are worth more than a neat right edge: on a narrow terminal the lines wrap.
+        Console(file=self._stdout, highlight=False, width=max(self._out.width, _TABLE_WIDTH)).print(table)
         self._out.print(
             Text(
                 "In hundredths; differences are in nDCG@10 with their 95 % intervals. "

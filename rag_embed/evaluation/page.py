@@ -73,7 +73,9 @@ def _make_row(evaluation: Evaluation, number: int) -> dict[str, object]:
         "sign": "none" if over_isolated is None else sign_of(over_isolated),
         "over_titled": describe(over_titled),
         "title_sign": "none" if over_titled is None else sign_of(over_titled),
-        "detectable": "–" if over_isolated is None else f"{100 * over_isolated.detectable:.1f}",
+        "detectable": f"{100 * over_isolated.detectable:.1f}"
+        if over_isolated is not None and over_isolated.detectable is not None
+        else "–",
         "inside": f"{100 * evaluation.mean(result, MEASURES[0], 'document'):.1f}"
         if "document" in evaluation.sliced
         else "–",

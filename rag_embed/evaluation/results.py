@@ -26,7 +26,8 @@ class Difference:
         mean: Over the queries.
         low: Lower bound of the 95 % interval.
         high: Its upper bound.
-        detectable: The smallest true difference that these queries show with probability 0.8.
+        detectable: The smallest true difference that these queries show with probability 0.8;
+            None if there are fewer than two.
         wins: Queries on which the arm is better.
         losses: Queries on which it is worse.
     """
@@ -34,7 +35,7 @@ class Difference:
     mean: float
     low: float
     high: float
-    detectable: float
+    detectable: float | None
     wins: int
     losses: int
 
@@ -206,5 +207,5 @@ class Evaluation:
         }
 
 
-def _as_json(difference: Difference | None) -> dict[str, float | int] | None:
+def _as_json(difference: Difference | None) -> dict[str, float | int | None] | None:
     return None if difference is None else asdict(difference)
