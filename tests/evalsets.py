@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from rag_embed.evaluation import EvalDocument, EvalSet
+from llama_index.core.node_parser import SentenceSplitter
+from llama_index.core.schema import Document
+
+from rag_embed.evaluation import EvalDocument, EvalSet, documents_as_set
 from rag_embed.spans import CharSpan
 
 CITIES = ("berlin", "bern", "oslo", "paris", "rome", "vienna", "prague", "lisbon")
@@ -41,6 +44,22 @@ def make_set(count: int = len(CITIES)) -> EvalSet:
         }
         golds |= {f"{city}-0": {f"{doc.doc_id}#0": 1}, f"{city}-2": {f"{doc.doc_id}#2": 1}}
     return EvalSet("cities", documents, queries, golds, has_titles=True)
+
+
+PROSE = [
+    "The {0} keeps its papers in a cool and dry cellar below the old hall. Rain never reaches them there. "
+    "Visitors ask at the desk for a lamp and a pair of gloves before they go down the stairs.",
+    "Every spring it invites painters who live nearby to show what they made in winter. The walls are "
+    "white and high. Nobody pays to come in, and most people stay until the evening.",
+]
+
+
+def prose_set(names: tuple[str, ...] = ("museum", "library", "archive", "castle")) -> EvalSet:
+    """Documents of two chunks that can spare a sentence; only the first chunk names the house."""
+    documents = [Document(text="\n\n".join(part.format(name) for part in PROSE), id_=name) for name in names]
+    return documents_as_set(
+        documents, name="prose", splitter=SentenceSplitter(chunk_size=48, chunk_overlap=0)
+    )
 
 
 def write_lines(path: Path, rows: list[object]) -> None:

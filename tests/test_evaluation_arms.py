@@ -24,7 +24,7 @@ from rag_embed.evaluation.ranking import list_candidates, rank, rerank
 from rag_embed.evaluation.vectors import Vectors, with_options
 from rag_embed.llamaindex import ContextualEmbedding, LateChunkingNodeParser, ListwiseRerank
 from rag_embed.prompts import QUERY_IN_CONTEXT
-from tests.evalsets import make_documents, make_set
+from tests.evalsets import make_documents, make_set, prose_set
 
 
 class Paragraphs(TextSplitter):
@@ -264,7 +264,7 @@ def test_the_page_is_whole_and_loads_nothing(evaluation):
 
 
 def test_a_page_of_proxies_shows_both_kinds_and_says_so(model):
-    proxies = make_proxy_queries(make_set(), 10)
+    proxies = make_proxy_queries(prose_set(), 7)
     found = evaluate(proxies, make_arms(model, has_titles=False), model=model)
     text = render_page(found)
     assert "PROXIES" in text and "By the kind of query" in text and "No titles" in text

@@ -26,7 +26,7 @@ from rag_embed.evaluation.chunking import map_golds
 from rag_embed.evaluation.lexical import split_words
 from rag_embed.evaluation.proxies import NAMED, PLAIN, take_out
 from rag_embed.spans import CharSpan
-from tests.evalsets import make_documents, make_set, write_beir, write_chunked, write_lines
+from tests.evalsets import PROSE, make_documents, make_set, prose_set, write_beir, write_chunked, write_lines
 
 SPLITTER = SentenceSplitter(chunk_size=64, chunk_overlap=0)
 
@@ -198,21 +198,6 @@ def test_taking_out_removes_these_characters_and_no_others(example):
     assert document.chunks == [
         "".join(text[i] for i in range(chunk.start, chunk.end) if kept[i]) for chunk in chunks
     ]
-
-
-PROSE = [
-    "The {0} keeps its papers in a cool and dry cellar below the old hall. Rain never reaches them there. "
-    "Visitors ask at the desk for a lamp and a pair of gloves before they go down the stairs.",
-    "Every spring it invites painters who live nearby to show what they made in winter. The walls are "
-    "white and high. Nobody pays to come in, and most people stay until the evening.",
-]
-
-
-def prose_set(names=("museum", "library", "archive", "castle")):
-    documents = [Document(text="\n\n".join(part.format(name) for part in PROSE), id_=name) for name in names]
-    return documents_as_set(
-        documents, name="prose", splitter=SentenceSplitter(chunk_size=48, chunk_overlap=0)
-    )
 
 
 def test_proxy_queries_are_sentences_that_their_document_no_longer_holds():

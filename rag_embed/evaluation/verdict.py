@@ -50,7 +50,10 @@ class _Gain:
         return self.high < 0
 
     def __str__(self) -> str:
-        return f"{100 * self.mean:+.1f} points [{100 * self.low:+.1f}, {100 * self.high:+.1f}]"
+        mean, low, high = (
+            f"{100 * value:+.1f}".replace("-", "−") for value in (self.mean, self.low, self.high)
+        )
+        return f"{mean} points [{low}, {high}]"
 
 
 def decide(
