@@ -183,8 +183,7 @@ def test_retrieval_runs_and_keeps_vectors(tiny_sets, monkeypatch):
     retrieval = pytest.importorskip(
         "benchmarks.retrieval", reason="needs the extra bench", exc_type=ImportError
     )
-    vectors = pytest.importorskip("benchmarks.vectors")
-    monkeypatch.setattr(vectors, "CACHE", tiny_sets)
+    monkeypatch.setattr(retrieval, "CACHE", tiny_sets)
     first = run_quick(retrieval, tiny_sets, "--sets", "cuad_small", "medquad_train")
     files = {path: path.stat().st_mtime_ns for path in (tiny_sets / "vectors").iterdir()}
     assert run_quick(retrieval, tiny_sets, "--sets", "cuad_small") == first

@@ -91,7 +91,7 @@ def test_the_detectable_effect_is_detected_four_times_out_of_five():
     detected = np.abs(trials) > 1.959964 * deviation / np.sqrt(80)
     assert detected.mean() == pytest.approx(0.8, abs=0.02)
     assert detectable_effect(np.full(5, 0.1)) == 0
-    assert detectable_effect(np.array([0.1])) is None
+    assert detectable_effect(np.array([0.1])) == math.inf
 
 
 def test_four_times_the_queries_show_half_the_effect():

@@ -89,7 +89,10 @@ def evaluate(
     model: opt.Model = None,
     adapter: Annotated[
         Optional[str],  # noqa: UP045
-        typer.Option(help="An adapter's name or folder, for arms of its own.", rich_help_panel="Model"),
+        typer.Option(
+            help='A name, a folder by `rag-embed train`, or "none". Default: the shipped one.',
+            rich_help_panel="Model",
+        ),
     ] = None,
     arms: Annotated[
         Optional[str],  # noqa: UP045
@@ -119,11 +122,12 @@ def evaluate(
     if queries is not None and not docs:
         raise typer.BadParameter("--queries belongs to --docs; a --set has its own")
     output = EvaluationOutput(as_json=json)
+    from rag_embed.cli.opening import ModelOptions
     from rag_embed.evaluation import VectorCache, choose_arms, make_arms, make_proxy_queries, sample_set
     from rag_embed.evaluation import evaluate as evaluate_arms
     from rag_embed.evaluation.arms import ALPHAS
     from rag_embed.evaluation.machine import describe_machine
-    from rag_embed.llamaindex import ContextualEmbedding
+    from rag_embed.evaluation.vectors import with_options
 
     with output.reserved():
         if set_folder is not None:
@@ -143,11 +147,11 @@ def evaluate(
         has_titles=evalset.has_titles and not no_titles,
         is_within_document=evalset.is_within_document or within_document,
     )
-    embed_model = ContextualEmbedding(model=model) if model else ContextualEmbedding()
+    embed_model = ModelOptions(model, adapter=adapter).make()
+    located = with_options(embed_model, strategy="late").located_adapter
     chosen = make_arms(
         embed_model,
         has_titles=evalset.has_titles,
-        adapter=adapter,
         alphas=alpha or ALPHAS,
         with_rerank=rerank,
     )
@@ -155,7 +159,7 @@ def evaluate(
         chosen = choose_arms(chosen, arms.split(","))
     settings = {
         "chunks": f"cut to at most {chunk_size} tokens" if chunk_size else "as the set gives them",
-        "adapter": adapter or "none",
+        "adapter": located.name if located else "none",
         "command": shlex.join(["rag-embed", *sys.argv[1:]]),
         "machine": describe_machine(),
     }

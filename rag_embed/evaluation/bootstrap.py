@@ -41,15 +41,15 @@ def mean_interval(
 
 def detectable_effect(
     differences: Float[np.ndarray, " queries"], *, confidence: float = 0.95, power: float = 0.8
-) -> float | None:
+) -> float:
     """Say how large a true mean difference has to be for these queries to show it.
 
     The smallest effect that a two-sided paired test at `1 - confidence` finds with probability `power`, with
     the standard deviation of the differences taken as known (Cohen 1988, chapter 2). Zero where all
-    differences are equal; None with fewer than two queries.
+    differences are equal; infinite with fewer than two queries, which show nothing.
     """
     if len(differences) < 2:
-        return None
+        return float("inf")
     normal = NormalDist()
     quantiles = normal.inv_cdf(1 - (1 - confidence) / 2) + normal.inv_cdf(power)
     return float(quantiles * differences.std(ddof=1) / np.sqrt(len(differences)))
@@ -60,4 +60,4 @@ def queries_needed(
 ) -> int:
     """Say how many such queries would show an effect of this size with probability 0.8."""
     now = detectable_effect(differences, confidence=confidence)
-    return int(np.ceil(len(differences) * ((now or 0.0) / effect) ** 2))
+    return int(np.ceil(len(differences) * (now / effect) ** 2))

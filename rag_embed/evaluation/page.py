@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from datetime import datetime, timezone
 
 from rag_embed.errors import MissingExtraError
@@ -74,7 +75,7 @@ def _make_row(evaluation: Evaluation, number: int) -> dict[str, object]:
         "over_titled": describe(over_titled),
         "title_sign": "none" if over_titled is None else sign_of(over_titled),
         "detectable": f"{100 * over_isolated.detectable:.1f}"
-        if over_isolated is not None and over_isolated.detectable is not None
+        if over_isolated is not None and math.isfinite(over_isolated.detectable)
         else "–",
         "inside": f"{100 * evaluation.mean(result, MEASURES[0], 'document'):.1f}"
         if "document" in evaluation.sliced

@@ -26,8 +26,7 @@ class Difference:
         mean: Over the queries.
         low: Lower bound of the 95 % interval.
         high: Its upper bound.
-        detectable: The smallest true difference that these queries show with probability 0.8;
-            None if there are fewer than two.
+        detectable: The smallest true difference that these queries show with probability 0.8.
         wins: Queries on which the arm is better.
         losses: Queries on which it is worse.
     """
@@ -35,7 +34,7 @@ class Difference:
     mean: float
     low: float
     high: float
-    detectable: float | None
+    detectable: float
     wins: int
     losses: int
 
@@ -208,4 +207,7 @@ class Evaluation:
 
 
 def _as_json(difference: Difference | None) -> dict[str, float | int | None] | None:
-    return None if difference is None else asdict(difference)
+    if difference is None:
+        return None
+    values = asdict(difference)
+    return {**values, "detectable": values["detectable"] if np.isfinite(values["detectable"]) else None}

@@ -127,7 +127,7 @@ def _decide_without_gain(
             best,
         )
     needed = queries_needed(differences, 2 * USEFUL_EFFECT, confidence=confidence)
-    smallest = detectable_effect(differences, confidence=confidence) or 0.0
+    smallest = detectable_effect(differences, confidence=confidence)
     return Verdict(
         "undecided",
         f"Undecided, so keep isolated chunks: {best} brings {gains[best]}, and {len(differences)} queries "
