@@ -170,12 +170,12 @@ def test_a_gain_undecided_against_titles_that_bring_nothing_says_use_and_tells()
 
 def test_many_arms_of_pure_chance_are_not_believed():
     """One of twenty arms passes a 95 % test by chance; the best of many must pass a harder one."""
-    decided = 0
-    for seed in range(40):
+    base, decided = ISOLATED[:60], 0
+    for seed in range(30):
         generator = np.random.default_rng(seed)
-        arms = {f"arm {i}": ISOLATED + generator.normal(0, 0.3, 200) for i in range(8)}
-        decided += decide(ISOLATED, arms).decision == "use"
-    assert decided <= 5
+        arms = {f"arm {i}": base + generator.normal(0, 0.3, 60) for i in range(8)}
+        decided += decide(base, arms).decision == "use"
+    assert decided <= 4
 
 
 def test_nothing_to_compare_is_said():
