@@ -292,8 +292,9 @@ def test_nodes_are_embedded_together(folder: Path, encoder: Encoder) -> None:
     expected = embed_native(lifted, [node.text for node in nodes], form=form)
     assert torch.equal(torch.tensor([node.embedding for node in nodes]), expected)
     assert len(model.get_query_embedding("bridges?")) == 16
+    given = {"model": str(folder), "strategy": "native", "head": "none"}
     others = {
-        ContextualEmbedding(model=str(folder), strategy="native", head="none", **changed).fingerprint()
+        ContextualEmbedding(**{**given, **changed}).fingerprint()
         for changed in (
             {},
             {"precision": "int8"},
