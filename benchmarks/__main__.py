@@ -15,6 +15,7 @@ SCRIPTS = (
     "context",
     "adaptation",
     "retrieval",
+    "negation",
 )
 
 for script in (*SCRIPTS, *([] if "--quick" in sys.argv else ["render"])):

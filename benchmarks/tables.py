@@ -40,6 +40,16 @@ def throughput(result: Result) -> str:
     )
 
 
+def negation(result: Result) -> str:
+    """The error rate next to the published one."""
+    rate = [100 * value for value in result["results"]["error_rate"]]
+    rows = [
+        ["these triplets", result["n"], _interval(rate, 1)],
+        ["published, on others", "–", f"{100 * result['results']['published']:.0f}"],
+    ]
+    return make_table(["denial nearer than paraphrase", "triplets", "% of triplets"], rows)
+
+
 def operators(result: Result) -> str:
     shares = result["results"]["shares"]
     names = sorted(shares["isolated"], key=lambda name: -shares["isolated"][name])
@@ -258,6 +268,7 @@ TABLES: Mapping[str, tuple[str, Callable[[Result], str]]] = {
     "throughput": ("throughput", throughput),
     "memory": ("memory", memory),
     "operators": ("operators", operators),
+    "negation": ("negation", negation),
     "seams": ("seams", seams),
     "store": ("store", store),
     "quantised": ("quantised", quantised),

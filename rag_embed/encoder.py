@@ -8,10 +8,10 @@ nothing, there is no mask to get wrong, and a text's states do not depend on its
 from __future__ import annotations
 
 import os
+import re
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Literal
@@ -24,28 +24,13 @@ from torch import Tensor
 
 from rag_embed.adapter import Adapter, locate_adapter, merge_adapter
 from rag_embed.checkpoint import load_checkpoint
+from rag_embed.devices import pick_device, pick_dtype
 from rag_embed.errors import ContextOverflowError, NonFiniteError
+from rag_embed.guards import Guard, check_dtype
 from rag_embed.profiles import EMBEDDED_MODEL, Profile, locate_checkpoint
+from rag_embed.tokens import Tokens
 
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
-
-
-@dataclass(frozen=True, slots=True)
-class Tokens:
-    """A tokenised text without special tokens.
-
-    Attributes:
-        ids: Vocabulary ids in reading order.
-        starts: First character of each token in the text.
-        ends: One past its last character.
-    """
-
-    ids: Int[np.ndarray, " tokens"]
-    starts: Int[np.ndarray, " tokens"]
-    ends: Int[np.ndarray, " tokens"]
-
-    def __len__(self) -> int:
-        return len(self.ids)
 
 
 class Encoder:
@@ -57,6 +42,7 @@ class Encoder:
         device: Where the model runs.
         dtype: Precision of its weights and states.
         batch_tokens: Most tokens in one forward pass over several texts.
+        insist: Guards that are lifted, see `guards.py`.
 
     Attributes:
         forward_count: Forward passes since loading.
@@ -71,9 +57,12 @@ class Encoder:
         dtype: torch.dtype,
         batch_tokens: int = 2048,
         adapter: Adapter | None = None,
+        insist: Collection[Guard] = (),
     ) -> None:
+        check_dtype(profile, str(dtype).removeprefix("torch."), insist)
         self.profile = profile
         self.adapter = adapter
+        self.insist: Collection[Guard] = frozenset(insist)
         self.device = device
         self.dtype = dtype
         self.batch_tokens = batch_tokens
@@ -88,6 +77,10 @@ class Encoder:
         last = len(probe.ids) - probe.special_tokens_mask[::-1].index(0)
         self.prefix_ids: list[int] = probe.ids[:first]
         self.suffix_ids: list[int] = probe.ids[last:]
+        if profile.family.end_token:
+            end = self.tokenize_template(profile.family.end_token).tolist()
+            if self.suffix_ids[-len(end) :] != end:
+                self.suffix_ids += end
 
     @property
     def dim(self) -> int:
@@ -120,12 +113,32 @@ class Encoder:
             result.append(Tokens(np.array(encoding.ids, dtype=np.int64), offsets[:, 0], offsets[:, 1]))
         return result
 
-    def encode(self, sequences: Iterable[Int[np.ndarray, " _"]]) -> Iterator[Float[Tensor, "_ dim"]]:
+    def tokenize_template(self, template: str, **fields: str) -> Int[np.ndarray, " tokens"]:
+        """Tokenise a text of ours, in which special tokens that are spelled out are meant as such.
+
+        Args:
+            template: May hold `{name}` for each field.
+            **fields: What is filled in; special tokens spelled out there are ordinary characters.
+        """
+        added = {token.content: i for i, token in self._tokenizer.get_added_tokens_decoder().items()}
+        specials = "|".join(re.escape(token) for token in sorted(added, key=len, reverse=True))
+        ids: list[int] = []
+        for part in re.split(f"({specials})", template) if specials else [template]:
+            if part in added:
+                ids.append(added[part])
+            elif part:
+                ids += self.tokenize(part.format(**fields) if fields else part).ids.tolist()
+        return np.array(ids, dtype=np.int64)
+
+    def encode(
+        self, sequences: Iterable[Int[np.ndarray, " _"]], *, adds_special_tokens: bool = True
+    ) -> Iterator[Float[Tensor, "_ dim"]]:
         """Compute the last-layer states of token sequences, in batches of at most `batch_tokens`.
 
         Args:
             sequences: Vocabulary ids without special tokens, none longer than `capacity`. Read lazily, so a
                 stream of any length takes the memory of one batch.
+            adds_special_tokens: Whether prefix and suffix are put around each; else the sequences are whole.
 
         Yields:
             For each sequence, in order, the states of prefix, tokens and suffix, on the encoder's device.
@@ -134,16 +147,17 @@ class Encoder:
             ContextOverflowError: A sequence is longer than `capacity`.
             NonFiniteError: A state is NaN or infinite.
         """
+        prefix, suffix = (self.prefix_ids, self.suffix_ids) if adds_special_tokens else ([], [])
+        capacity = self.max_tokens - len(prefix) - len(suffix)
         batch: list[Int[np.ndarray, " _"]] = []
         size = 0
         for ids in sequences:
-            if len(ids) > self.capacity:
+            if len(ids) > capacity:
                 raise ContextOverflowError(
-                    f"{len(ids)} tokens in one sequence; {self.profile.name} reads at most "
-                    f"{self.capacity} at once. "
-                    "Split the text into windows first"
+                    f"{len(ids)} tokens in one sequence; {self.profile.name} reads at most {capacity} at "
+                    "once. Split the text into windows first"
                 )
-            full = np.concatenate([self.prefix_ids, ids, self.suffix_ids]).astype(np.int64)
+            full = np.concatenate([prefix, ids, suffix]).astype(np.int64)
             if batch and size + len(full) > self.batch_tokens:
                 yield from self._forward(batch)
                 batch, size = [], 0
@@ -161,8 +175,8 @@ class Encoder:
         if not bool(torch.stack([state.sum(dtype=torch.float32) for state in states]).isfinite().all()):
             raise NonFiniteError(
                 f"{self.profile.name} in {self.dtype} on {self.device} returned NaN or infinite token "
-                "states; "
-                "expected finite numbers. In float16 this is an overflow: use dtype='float32' or 'bfloat16'"
+                "states; expected finite numbers. In float16 this is an overflow: use dtype='float32' or "
+                "'bfloat16'"
             )
         return states
 
@@ -211,6 +225,7 @@ def load_encoder(
     dtype: Dtype = "auto",
     batch_tokens: int = 2048,
     adapter: str | Path | None = None,
+    insist: Collection[Guard] = (),
 ) -> Encoder:
     """Load a checkpoint, or return the one that this process has loaded already.
 
@@ -223,10 +238,11 @@ def load_encoder(
         batch_tokens: Most tokens in one forward pass over several texts.
         adapter: The name of a shipped adapter or a folder, merged into the weights; None leaves them as they
             are.
+        insist: Guards that are lifted: "late", "dim", "precision", "float16", "prefix"; see `guards.py`.
 
     Raises:
         MissingExtraError: The embedded model is not installed.
-        UnsupportedModelError: The checkpoint cannot be loaded, or not used correctly.
+        UnsupportedModelError: The checkpoint cannot be loaded, not used correctly, or overflows in float16.
         OffsetsUnavailableError: Its tokenizer reports no character offsets.
     """
     if isinstance(model, Path):
@@ -234,13 +250,18 @@ def load_encoder(
     target = torch.device(device or pick_device())
     precision = pick_dtype(target) if dtype == "auto" else getattr(torch, dtype)
     located = None if adapter is None else locate_adapter(adapter)
-    key = (str(model), revision, target, precision, batch_tokens, located)
+    key = (str(model), revision, target, precision, batch_tokens, located, frozenset(insist))
     with _loading:
         encoder = _loaded.get(key)
         if encoder is None:
             profile = locate_checkpoint(str(model), revision=revision)
             encoder = Encoder(
-                profile, device=target, dtype=precision, batch_tokens=batch_tokens, adapter=located
+                profile,
+                device=target,
+                dtype=precision,
+                batch_tokens=batch_tokens,
+                adapter=located,
+                insist=insist,
             )
             _loaded[key] = encoder
             _recent.append(encoder)
@@ -263,24 +284,3 @@ def _renew_locks() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_renew_locks)
-
-
-def pick_device() -> str:
-    """Name the accelerator if there is one, else the CPU."""
-    accelerator = torch.accelerator.current_accelerator(check_available=True)
-    return accelerator.type if accelerator else "cpu"
-
-
-def pick_dtype(device: torch.device) -> torch.dtype:
-    """Pick the fastest precision whose range is float32's.
-
-    bfloat16 on a CPU without instructions for it runs a hundred times slower than float32; float16 overflows
-    in several encoders, so it is never picked by itself.
-    """
-    if device.type == "cuda":
-        is_native = torch.cuda.is_bf16_supported(including_emulation=False)
-    elif device.type == "cpu":
-        is_native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    else:
-        is_native = False
-    return torch.bfloat16 if is_native else torch.float32

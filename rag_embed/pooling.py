@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from rag_embed.errors import EmptySpanError, InputError, NonFiniteError
+from rag_embed.modes import Pooling
 from rag_embed.spans import TokenSpan
 
 
@@ -82,6 +83,13 @@ def pool_spans(
     pool = SpanPool(token_spans, token_states.shape[1])
     pool.add(token_states, 0)
     return pool.means()
+
+
+def pool_text(token_states: Float[Tensor, "tokens dim"], pooling: Pooling) -> Float[Tensor, " dim"]:
+    """Make one vector of a text's states, special tokens included; float32 on the CPU, not normalised."""
+    if pooling == "mean":
+        return token_states.float().mean(dim=0).cpu()
+    return token_states[0 if pooling == "cls" else -1].to("cpu", torch.float32)
 
 
 def normalise(vectors: Float[Tensor, "chunks dim"]) -> Float[Tensor, "chunks dim"]:

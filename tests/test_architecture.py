@@ -13,8 +13,20 @@ import rag_embed
 
 ROOT = Path(rag_embed.__file__).parent
 MODULES = sorted(ROOT.rglob("*.py"))
-RING_1 = {"errors", "stamp", "spans", "windows", "pooling", "prompts"}
-RING_2 = {"profiles", "adapter", "checkpoint", "encoder", "late_chunking", "listwise"}
+RING_1 = {"errors", "stamp", "spans", "windows", "pooling", "prompts", "modes", "tokens", "vector_form"}
+RING_2 = {
+    "profiles",
+    "adapter",
+    "devices",
+    "guards",
+    "jina_bert",
+    "checkpoint",
+    "encoder",
+    "passes",
+    "native",
+    "late_chunking",
+    "listwise",
+}
 ADAPTERS = {"llama_index", "qdrant_client", "qdrant_edge"}
 VAGUE_NAMES = {"utils", "util", "helpers", "helper", "common", "base", "manager", "misc", "core"}
 

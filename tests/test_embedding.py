@@ -384,6 +384,10 @@ CHANGES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "query_prefix": ({}, {"query_prefix": "query: "}),
     "document_prefix": ({}, {"document_prefix": "passage: "}),
     "dtype": ({}, {"dtype": "bfloat16"}),
+    "precision": (
+        {"strategy": "isolated"},
+        {"strategy": "isolated", "precision": "int8", "insist": ("precision",)},
+    ),
 }
 
 
@@ -418,6 +422,7 @@ def test_a_prompt_of_the_checkpoint_changes_the_fingerprint(tiny_folder: Path, p
         {"batch_tokens": 64},
         {"batch_tokens": 7},
         {"show_progress": True},
+        {"insist": ("late", "prefix")},
         {"embed_batch_size": 1},
     ],
 )
@@ -442,9 +447,10 @@ def test_an_automatic_dtype_travels_between_machines(tiny_folder: Path) -> None:
 def test_every_field_is_accounted_for(field: str) -> None:
     """A new field has to be put into one of the tests above."""
     changing = {key.split()[0] for key in CHANGES} | {"model", "revision", "adapter"}
-    neutral = {"device", "batch_tokens", "show_progress", "embed_batch_size"}
+    neutral = {"device", "batch_tokens", "show_progress", "embed_batch_size", "insist"}
     inherited = {"model_name", "callback_manager", "num_workers", "embeddings_cache", "rate_limiter"}
-    assert field in changing | neutral | inherited
+    elsewhere = {"dim"}  # tests/test_native.py: vectors of two sizes have no difference
+    assert field in changing | elsewhere | neutral | inherited
 
 
 # --- queries --------------------------------------------------------------------------------------

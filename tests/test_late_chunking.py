@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import itertools
 import pydoc_data.topics
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -163,6 +164,33 @@ def test_blends_equal_the_reference(tiny_encoder: Encoder, tiny_reference: Loade
     ]
     expected = [reference.blend(a, b, alpha) for a, b in zip(late, isolated, strict=True)]
     assert largest_difference(found, expected) < 1e-5
+
+
+def docstrings() -> Iterator[str]:
+    """Docstrings of the standard library, module by module."""
+    for path in sorted(Path(ast.__file__).parent.glob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.FunctionDef | ast.ClassDef | ast.Module) and (
+                text := ast.get_docstring(node)
+            ):
+                yield text
+
+
+@pytest.mark.slow
+def test_a_thousand_real_texts_equal_sentence_transformers(minilm: Encoder) -> None:
+    from sentence_transformers import SentenceTransformer
+
+    texts = list(
+        dict.fromkeys([*docstrings(), *(part for text in TOPICS.values() for part in text.split("\n\n"))])
+    )
+    fitting = (len(tokens) <= minilm.capacity for tokens in minilm.tokenize_all(texts))
+    texts = [text for text in itertools.compress(texts, fitting) if text.strip()]
+    texts = texts[:: len(texts) // 1000][:1000]
+    assert len(texts) == 1000
+    model = SentenceTransformer(str(minilm.profile.folder), device="cpu", local_files_only=True)
+    model.max_seq_length = 512
+    expected = model.encode(texts, convert_to_tensor=True, show_progress_bar=False)
+    assert largest_difference(embed_isolated(minilm, texts), expected) < 1e-5
 
 
 def test_isolated_vectors_equal_sentence_transformers(minilm: Encoder) -> None:

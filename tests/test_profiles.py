@@ -105,16 +105,16 @@ def test_a_plain_transformers_folder_is_taken(folder: Path) -> None:
 @pytest.mark.parametrize(
     "declared",
     [
-        {"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False},
         {"pooling_mode_cls_token": True, "pooling_mode_mean_tokens": True},
         {"pooling_mode_weightedmean_tokens": True},
-        {"pooling_mode": "cls"},
+        {"pooling_mode": "max"},
+        {"pooling_mode": ["cls", "mean"]},
     ],
 )
 def test_other_pooling_is_refused(folder: Path, declared: dict[str, object]) -> None:
     write_json(folder / "1_Pooling" / "config.json", declared)
     with pytest.raises(
-        UnsupportedModelError, match=r"was trained with pooling \[.*needs a mean-pooled encoder"
+        UnsupportedModelError, match=r"was trained with pooling \[.*expected one of mean, cls and last token"
     ):
         load_encoder(folder)
 

@@ -7,7 +7,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from rag_embed.cli import asking, evaluating, indexing, training
+from rag_embed.cli import asking, evaluating, indexing, modelling, training
 from rag_embed.cli import options as opt
 from rag_embed.cli.output import Output
 from rag_embed.errors import RagEmbedError
@@ -42,5 +42,6 @@ for _command in (
     indexing.demo,
     evaluating.evaluate,
     training.train,
+    modelling.models,
 ):
     app.command()(_command)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from rag_embed.errors import FingerprintMismatchError, RagEmbedError, StoreError
 from rag_embed.late_chunking import Strategy
@@ -127,7 +127,7 @@ class ModelOptions:
 def _read_fingerprint(schema: CollectionSchema) -> tuple[str, str, Strategy]:
     """Take model, adapter and strategy out of "model@digest+adapter@digest/strategy/digest"."""
     if match := FINGERPRINT.fullmatch(schema.fingerprint or ""):
-        for strategy in ("isolated", "late", "blend"):
+        for strategy in get_args(Strategy):
             if match["strategy"] == strategy:
                 return match["model"], match["adapter"] or NO_ADAPTER, strategy
     raise StoreError(

@@ -28,6 +28,7 @@ class Strategy(str, Enum):
     ISOLATED = "isolated"
     LATE = "late"
     BLEND = "blend"
+    NATIVE = "native"
 
 
 class Rerank(str, Enum):

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from rag_embed.cli.searching import Passage
     from rag_embed.llamaindex.corpus import Progress as OnStep
     from rag_embed.llamaindex.corpus import SyncReport, SyncStep
+    from rag_embed.profiles import CatalogueRow
 
 SNIPPET_CHARACTERS = 180
 _RULE = re.compile(r"[*=~^#_-]{4,}")  # the lines under headings
@@ -62,6 +63,32 @@ class Output:
         for name, value in rows.items():
             table.add_row(Text(name, style="dim"), Text(str(value)))
         self._out.print(table)
+
+    def text(self, text: str) -> None:
+        """Write a result as it is."""
+        self._out.out(text, highlight=False)
+
+    def families(self, rows: Sequence[CatalogueRow]) -> None:
+        """Show the model families side by side."""
+        table = Table(show_lines=True)
+        for name in ("family", "dims", "context", "late chunking", "prefixes", "licence", "tested here"):
+            table.add_column(name, overflow="fold")
+        for row in rows:
+            prefixes = [
+                f"{side}: {prefix!r}"
+                for side, prefix in (("query", row.query_prefix), ("document", row.document_prefix))
+                if prefix
+            ]
+            table.add_row(
+                Text.assemble((row.family, "bold"), f"\n{row.checkpoints}"),
+                ", ".join(map(str, row.dims)),
+                f"{row.max_tokens:,}" if row.max_tokens else "its files say",
+                "yes" if "late" in row.strategies else f"no, use {row.strategies[0]}",
+                "\n".join(prefixes),
+                row.licence,
+                row.tested + (f"\nnote: {row.note}" if row.note else ""),
+            )
+        Console(file=self._stdout, highlight=False).print(table)
 
     def passages(self, passages: Sequence[Passage]) -> None:
         """Show search results with their whole text."""

@@ -52,6 +52,21 @@ def name_context(text: str, owner: str) -> str:
     return f"{hash_text(text)}/{hash_text(owner)[:8]}"
 
 
+def group_by_context(
+    nodes: Sequence[BaseNode],
+) -> tuple[dict[str, list[tuple[BaseNode, ChunkStamp]]], list[BaseNode]]:
+    """Nodes with their stamps by the context that these name, and the nodes without a stamp."""
+    contexts: dict[str, list[tuple[BaseNode, ChunkStamp]]] = {}
+    unstamped: list[BaseNode] = []
+    for node in nodes:
+        stamp = ChunkStamp.from_metadata(node.metadata)
+        if stamp is None:
+            unstamped.append(node)
+        else:
+            contexts.setdefault(stamp.context, []).append((node, stamp))
+    return contexts, unstamped
+
+
 def rebuild_context(members: Sequence[tuple[BaseNode, ChunkStamp]]) -> str:
     """Put a context text together from its chunks and what stood between them."""
     pieces = [(node.get_content(metadata_mode=MetadataMode.NONE), stamp) for node, stamp in members]

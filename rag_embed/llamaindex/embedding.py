@@ -23,13 +23,16 @@ from typing_extensions import Self
 from rag_embed.adapter import Adapter, find_adapter, locate_adapter
 from rag_embed.encoder import Dtype, Encoder, load_encoder
 from rag_embed.errors import AlignmentError, EmptySpanError, EmptyTextError, InputError
+from rag_embed.guards import Guard, Side, check_prefixes
 from rag_embed.late_chunking import Strategy, WindowOptions, embed_chunks, embed_isolated
-from rag_embed.llamaindex.context import chunk_texts, rebuild_context, shared_metadata
+from rag_embed.llamaindex.context import chunk_texts, group_by_context, rebuild_context, shared_metadata
 from rag_embed.llamaindex.pickling import make_state
 from rag_embed.llamaindex.vector_space import name_vector_space
+from rag_embed.modes import Precision
 from rag_embed.profiles import EMBEDDED_MODEL, Profile, locate_checkpoint
 from rag_embed.spans import CharSpan
 from rag_embed.stamp import STAMP_KEY, ChunkStamp
+from rag_embed.vector_form import VectorForm
 
 dispatcher = get_dispatcher(__name__)
 logger = logging.getLogger(__name__)
@@ -48,7 +51,7 @@ class ContextualEmbedding(BaseEmbedding):
         device: A torch device; by default an accelerator.
         dtype: "auto" picks what the processor computes fast.
         batch_tokens: Most tokens in one forward pass.
-        strategy: "isolated", "late" or "blend".
+        strategy: "isolated", "late", "blend", or "native" for models that embed a document's chunks together.
         alpha: Share of the late vector in a blend.
         adapter: Merged into the encoder that reads windows; queries and isolated chunks never see it. "auto"
             is the shipped adapter of these weights if there is one; else a name, a folder, or None.
@@ -59,11 +62,14 @@ class ContextualEmbedding(BaseEmbedding):
         head_tokens: Most tokens of the head; a longer head is cut there.
         query_prefix: Put before queries; None takes what the checkpoint declares.
         document_prefix: Put before windows and isolated chunks; None takes what the checkpoint declares.
+        dim: Dimensions that are kept of a vector (Matryoshka); None keeps all.
+        precision: "float", or "int8" or "binary" codes.
+        insist: Guards that are lifted, see `rag_embed.guards`.
         show_progress: Show a progress bar over documents.
 
     Raises:
         MissingExtraError: The embedded encoder is not installed.
-        UnsupportedModelError: The checkpoint cannot be used.
+        UnsupportedModelError: The checkpoint cannot be used, or was not trained for what is asked of it.
         AlignmentError: Nodes come without a stamp, or not all nodes of their document came.
         EmptyTextError: A query is empty.
     """
@@ -82,6 +88,9 @@ class ContextualEmbedding(BaseEmbedding):
     head_tokens: int = Field(default=64, ge=0)
     query_prefix: str | None = None
     document_prefix: str | None = None
+    dim: int | None = Field(default=None, gt=0)
+    precision: Precision = "float"
+    insist: tuple[Guard, ...] = ()
     show_progress: bool = False
 
     @model_validator(mode="after")
@@ -117,12 +126,13 @@ class ContextualEmbedding(BaseEmbedding):
             dtype=self.dtype,
             batch_tokens=self.batch_tokens,
             adapter=adapter.folder if adapter else None,
+            insist=self.insist,
         )
 
     @property
     def located_adapter(self) -> Adapter | None:
         """The adapter that "auto", a name or a folder stands for; None where no window is read."""
-        if self.adapter is None or self.strategy == "isolated":
+        if self.adapter is None or self.strategy in {"isolated", "native"}:
             return None
         if self.adapter == "auto":
             return find_adapter(self.profile.weights_sha256)
@@ -141,15 +151,13 @@ class ContextualEmbedding(BaseEmbedding):
         """
         relevant = ["head", "overlap_tokens", "head_tokens"]
         relevant += ["alpha"] * (self.strategy == "blend") + ["dtype"] * (self.dtype != "auto")
+        relevant += ["dim", "precision"] * (self.form != VectorForm())
+        options = {name: getattr(self, name) for name in relevant}
+        options["window_tokens"] = self._window_options.window_tokens
+        prefixes = (self._prefix("query"), self._prefix("document"))
+        adapter = self.located_adapter
         return name_vector_space(
-            self.profile,
-            self.strategy,
-            adapter=self.located_adapter,
-            options={
-                **{name: getattr(self, name) for name in relevant},
-                "window_tokens": self._window_options.window_tokens,
-            },
-            prefixes=(self._prefix("query"), self._prefix("document")),
+            self.profile, self.strategy, adapter=adapter, options=options, prefixes=prefixes
         )
 
     def __call__(self, nodes: Sequence[BaseNode], **kwargs: Any) -> Sequence[BaseNode]:
@@ -164,14 +172,7 @@ class ContextualEmbedding(BaseEmbedding):
             The same nodes in the same order, with vectors and with this model's fingerprint in their stamps.
         """
         fingerprint = self.fingerprint()
-        contexts: dict[str, list[tuple[BaseNode, ChunkStamp]]] = {}
-        unstamped: list[BaseNode] = []
-        for node in nodes:
-            stamp = ChunkStamp.from_metadata(node.metadata)
-            if stamp is None:
-                unstamped.append(node)
-            else:
-                contexts.setdefault(stamp.context, []).append((node, stamp))
+        contexts, unstamped = group_by_context(nodes)
         if unstamped and self.strategy != "isolated":
             raise AlignmentError(
                 f"{len(unstamped)} of {len(nodes)} nodes carry no stamp of their document, the first is "
@@ -200,6 +201,7 @@ class ContextualEmbedding(BaseEmbedding):
     ) -> None:
         """Embed the chunks of one context and put vector and fingerprint on their nodes."""
         nodes = [node for node, _ in members]
+        spans = [CharSpan(stamp.start, stamp.end) for _, stamp in members]
         # What the head says is not said again by the half of a blend that stands for the chunk alone.
         texts = chunk_texts(nodes, with_shared=self.strategy != "blend" or self.head == "none")
         payload = self.to_payload()
@@ -207,13 +209,7 @@ class ContextualEmbedding(BaseEmbedding):
         with self.callback_manager.event(
             CBEventType.EMBEDDING, payload={EventPayload.SERIALIZED: payload}
         ) as event:
-            vectors = self._embed_spans(
-                text,
-                [CharSpan(s.start, s.end) for _, s in members],
-                texts,
-                shared_metadata(nodes),
-            )
-            embeddings = vectors.tolist()
+            embeddings = self._embed_spans(text, spans, texts, shared_metadata(nodes)).tolist()
             event.on_end(payload={EventPayload.CHUNKS: texts, EventPayload.EMBEDDINGS: embeddings})
         dispatcher.event(EmbeddingEndEvent(chunks=texts, embeddings=embeddings))
         for (node, stamp), embedding in zip(members, embeddings, strict=True):
@@ -223,8 +219,6 @@ class ContextualEmbedding(BaseEmbedding):
     def _embed_spans(
         self, text: str, spans: Sequence[CharSpan], texts: Sequence[str], metadata: str
     ) -> Float[Tensor, "chunks dim"]:
-        prefix = self._prefix("document")
-        head = metadata if self.head == "metadata" else ""
         try:
             return embed_chunks(
                 self.encoder,
@@ -233,58 +227,64 @@ class ContextualEmbedding(BaseEmbedding):
                 context_encoder=self.context_encoder,
                 strategy=self.strategy,
                 alpha=self.alpha,
-                isolated_texts=[prefix + chunk for chunk in texts],
-                head=prefix + head,
+                isolated_texts=texts,
+                prefix=self._prefix("document"),
+                head=metadata if self.head == "metadata" else "",
                 options=self._window_options,
+                form=self.form,
             )
         except (EmptySpanError, EmptyTextError) as error:
-            # Characters that the tokenizer drops, such as a zero-width space alone, have no state in any
-            # context.
+            # Characters that the tokenizer drops, such as a zero-width space alone, have no state anywhere.
             empty = set(error.indices) if isinstance(error, EmptySpanError) else set(range(len(spans)))
             logger.warning("%d chunks without a token are embedded alone: %s", len(empty), error)
-        result = torch.empty(len(spans), self.encoder.dim)
-        result[sorted(empty)] = self._embed_texts([texts[index] for index in sorted(empty)])
-        if rest := [index for index in range(len(spans)) if index not in empty]:
-            result[rest] = self._embed_spans(
-                text, [spans[i] for i in rest], [texts[i] for i in rest], metadata
-            )
+        result = torch.empty(len(spans), self.dim or self.encoder.dim)
+        result[sorted(empty)] = self._embed_alone("document", [texts[index] for index in sorted(empty)])
+        if rest := sorted(set(range(len(spans))) - empty):
+            rest_spans, rest_texts = [spans[i] for i in rest], [texts[i] for i in rest]
+            result[rest] = self._embed_spans(text, rest_spans, rest_texts, metadata)
         return result
-
-    def _embed_texts(self, texts: Sequence[str]) -> Float[Tensor, "texts dim"]:
-        prefix = self._prefix("document")
-        return embed_isolated(self.encoder, [prefix + text for text in texts], options=self._window_options)
 
     def embed_query(self, query: str) -> Float[Tensor, " dim"]:
         """Embed a query, with the query prefix.
 
         Raises:
             EmptyTextError: The query is blank.
+            InputError: It carries a prefix already.
         """
         if not query.strip():
             raise EmptyTextError(f"the query is {query!r}; expected a question")
-        return embed_isolated(self.encoder, [self._prefix("query") + query], options=self._window_options)[0]
+        return self._embed_alone("query", [query])[0]
+
+    def _embed_alone(self, side: Side, texts: Sequence[str]) -> Float[Tensor, "texts dim"]:
+        own, other = self._prefix(side), self._prefix("document" if side == "query" else "query")
+        check_prefixes(texts, own=own, other=other, side=side, insist=self.insist)
+        prefixed, options = [own + text for text in texts], self._window_options
+        return embed_isolated(self.encoder, prefixed, options=options, form=self.form)
+
+    @property
+    def form(self) -> VectorForm:
+        """Size and numbers of the vectors."""
+        return VectorForm(self.dim, self.precision)
 
     @property
     def _window_options(self) -> WindowOptions:
         adapter = self.located_adapter
         trained_tokens = adapter.window_tokens if adapter else self.profile.trained_tokens
-        window_tokens = self.window_tokens or trained_tokens
-        return WindowOptions(window_tokens, self.overlap_tokens, self.head_tokens)
+        return WindowOptions(self.window_tokens or trained_tokens, self.overlap_tokens, self.head_tokens)
 
-    def _prefix(self, side: Literal["query", "document"]) -> str:
-        given = self.query_prefix if side == "query" else self.document_prefix
-        if given is not None:
-            return given
-        return self.profile.query_prefix if side == "query" else self.profile.document_prefix
+    def _prefix(self, side: Side) -> str:
+        given: str | None = getattr(self, f"{side}_prefix")
+        declared: str = getattr(self.profile, f"{side}_prefix")
+        return declared if given is None else given
 
     def _get_query_embedding(self, query: str) -> list[float]:
         return self.embed_query(query).tolist()
 
     def _get_text_embedding(self, text: str) -> list[float]:
-        return self._embed_texts([text])[0].tolist()
+        return self._embed_alone("document", [text])[0].tolist()
 
     def _get_text_embeddings(self, texts: list[str]) -> list[list[float]]:
-        return self._embed_texts(texts).tolist()
+        return self._embed_alone("document", texts).tolist()
 
     async def _aget_query_embedding(self, query: str) -> list[float]:
         return await asyncio.to_thread(self._get_query_embedding, query)

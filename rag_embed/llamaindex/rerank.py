@@ -27,7 +27,7 @@ from rag_embed.errors import (
 from rag_embed.listwise import as_matrix, cosine_scores, embed_list, fuse_scores, move_to_feedback
 from rag_embed.llamaindex.embedding import ContextualEmbedding
 from rag_embed.llamaindex.pickling import make_state
-from rag_embed.prompts import QUERY_IN_CONTEXT
+from rag_embed.prompts import LIST_PROMPTS
 from rag_embed.stamp import ChunkStamp
 
 dispatcher = get_dispatcher(__name__)
@@ -117,8 +117,9 @@ class ListwiseRerank(BaseNodePostprocessor):
                 candidate.node.get_content(metadata_mode=MetadataMode.NONE)
                 for candidate in candidates[: self.prompt_candidates]
             ]
-            listed = embed_list(self.embed_model.encoder, query.query_str, texts, prompt=QUERY_IN_CONTEXT)
-            vector = listed.vector
+            prompt = LIST_PROMPTS[self.embed_model.profile.family.list_prompt]
+            listed = embed_list(self.embed_model.encoder, query.query_str, texts, prompt=prompt)
+            vector = listed.vector[: self.embed_model.dim]
             counts = [f"{s}/{t}" for s, t in zip(listed.shown_tokens, listed.total_tokens, strict=True)]
             shown = [*counts, *[None] * (len(candidates) - len(counts))]
         else:
@@ -172,10 +173,11 @@ class ListwiseRerank(BaseNodePostprocessor):
             )
         stored = as_matrix([vectors[node.node_id] for node in nodes])
         profile = self.embed_model.profile
-        if stored.shape[1] != profile.dim:
+        dim = self.embed_model.dim or profile.dim
+        if stored.shape[1] != dim:
             raise DimensionMismatchError(
                 f"stored vectors have {stored.shape[1]} dimensions; encoder {profile.name!r} makes "
-                f"{profile.dim}. Rerank with the model that the collection was built with"
+                f"{dim}. Rerank with the model that the collection was built with"
             )
         if not bool(stored.isfinite().all()):
             raise NonFiniteError("a stored vector holds NaN or infinity; index the collection again")

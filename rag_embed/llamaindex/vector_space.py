@@ -36,7 +36,7 @@ def name_vector_space(
     """
     content: list[object] = [
         _VECTOR_REVISION,
-        profile.weights_sha256,
+        profile.digest,
         {"strategy": strategy, **options},
         prefixes,
     ]

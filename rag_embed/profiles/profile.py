@@ -1,4 +1,4 @@
-"""The profile of a checkpoint: pooling, prompts and limits."""
+"""The profile of a checkpoint: how its text becomes vectors."""
 
 from __future__ import annotations
 
@@ -6,10 +6,14 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
 from rag_embed.errors import UnsupportedModelError
+from rag_embed.modes import Pooling, Precision
+from rag_embed.profiles.digest import hash_files
+from rag_embed.profiles.families import GENERIC, find_family
+from rag_embed.profiles.family import Family
+from rag_embed.profiles.layout import Layout, as_int, read_layout
 
 # Architectures whose forward pass uses transformers' attention interface and takes explicit position ids,
 # each checked by a test, so that texts of any lengths share a batch without padding. The value says whether
@@ -19,12 +23,17 @@ PACKABLE_ARCHITECTURES: Mapping[str, bool] = {
     "roberta": True,
     "xlm-roberta": True,
     "camembert": True,
+    "qwen3": False,
+    "bidirectional_pplx_qwen3": False,
+    "jina_embeddings_v3": False,
 }
 _POSITIONS_AFTER_PADDING = frozenset(name for name, after in PACKABLE_ARCHITECTURES.items() if after) | {
     "mpnet"
 }
-_TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "sentencepiece.bpe.model", "spiece.model")
-_UNBOUNDED = 1_000_000  # tokenizers write 10**30 where they mean "no limit known"
+# Decoders that attend to earlier tokens only. Loading finds out about any that is not listed.
+_CAUSAL_ARCHITECTURES = frozenset(
+    {"gemma", "gemma2", "gpt2", "gpt_neox", "llama", "mistral", "opt", "phi", "phi3", "qwen2", "qwen3"}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,32 +44,73 @@ class Profile:
         name: Short name for messages and fingerprints.
         folder: The checkpoint's files.
         weights_sha256: Digest of the weight files, in the order of their names.
-        architecture: transformers' `model_type`.
-        dim: Size of a vector.
+        tokenizer_sha256: Digest of the files that decide how text is cut.
+        architecture: transformers' `model_type`, or the name of an own module.
+        family: What is known of its family.
+        dim: Size of a token state.
         max_tokens: Most tokens in one forward pass, special tokens included.
         trained_tokens: Length that the checkpoint declares it was trained for; windows of a document are no
             longer by default, because later positions carry states of less worth.
         first_position: Position id of the first token.
         is_packable: Whether texts of different lengths can share a batch without padding.
+        pooling: Which token states make the vector of one text.
+        is_causal: Whether a token attends to earlier tokens only.
+        is_lowercased: Whether text is put into lower case before it is tokenised.
         query_prefix: Put before every query.
         document_prefix: Put before every document or isolated chunk.
+        separator: Token between the chunks of a document; empty if the model does not embed them together.
+        remote_code: What `auto_map` names, which is never run.
     """
 
     name: str
     folder: Path
     weights_sha256: str
+    tokenizer_sha256: str
     architecture: str
+    family: Family
     dim: int
     max_tokens: int
     trained_tokens: int
     first_position: int = 0
     is_packable: bool = False
+    pooling: Pooling = "mean"
+    is_causal: bool = False
+    is_lowercased: bool = False
     query_prefix: str = ""
     document_prefix: str = ""
+    separator: str = ""
+    remote_code: tuple[str, ...] = ()
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of everything in the checkpoint that decides a vector, prefixes apart."""
+        parts = [
+            self.weights_sha256,
+            self.tokenizer_sha256,
+            self.pooling,
+            self.is_causal,
+            self.is_lowercased,
+            self.separator,
+            self.family.end_token,
+        ]
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+    @property
+    def allows_late_chunking(self) -> bool:
+        """Whether averaging a chunk's token states out of its document is near what it was trained for."""
+        return self.pooling == "mean" and not self.is_causal and not self.separator
+
+    @property
+    def precisions(self) -> tuple[Precision, ...]:
+        """Forms of a vector that it was trained for."""
+        return self.family.precisions
 
 
 def read_profile(folder: Path, *, name: str) -> Profile:
     """Read a checkpoint's files, in the layout of transformers or sentence-transformers.
+
+    What the files declare goes before what is known of the family; a prompt declared as the empty string
+    counts as none, because sentence-transformers writes that by itself.
 
     Args:
         folder: Holds config.json, tokenizer.json and safetensors weights; with modules.json the pooling and
@@ -68,120 +118,93 @@ def read_profile(folder: Path, *, name: str) -> Profile:
         name: What messages and fingerprints call the model.
 
     Returns:
-        The profile. `max_tokens` is what the position table allows, also where sentence-transformers would
-        cut earlier: nothing is cut here, longer texts are read in windows.
+        The profile. `max_tokens` is the least of position table, tokenizer limit and what the family was
+        trained for, also where sentence-transformers would cut earlier: nothing is cut here, longer texts are
+        read in windows.
 
     Raises:
-        UnsupportedModelError: A file is missing, the weights are not safetensors, or the pooling is not the
-            mean.
+        UnsupportedModelError: A file is missing, the weights are not safetensors, or the files ask for
+            something that is not done here.
     """
-    config = _read_json(folder / "config.json")
-    weights = sorted(folder.glob("*.safetensors"))
-    if not weights:
-        raise UnsupportedModelError(
-            f"{folder} holds no .safetensors weights; expected model.safetensors. "
-            "Convert the checkpoint: other formats can run code when they are loaded"
-        )
-    if not any((folder / file).is_file() for file in _TOKENIZER_FILES):
-        raise UnsupportedModelError(
-            f"{folder} holds no tokenizer; expected tokenizer.json. Without it every word would be unknown"
-        )
-    _require_mean_pooling(folder)
-    tokenizer_config = _read_json(folder / "tokenizer_config.json", default={})
-    architecture = str(config.get("model_type", ""))
+    layout = read_layout(folder)
+    config = layout.config
+    architecture = _name_architecture(config)
+    remote_code = _list_remote_code(config)
+    family = find_family(architecture, [name, str(config.get("_name_or_path", "")), *remote_code])
+    _check_modules(layout, family, name)
     first_position = 0
     if architecture in _POSITIONS_AFTER_PADDING:
-        first_position = _as_int(config.get("pad_token_id"), 1) + 1
+        first_position = as_int(config.get("pad_token_id"), 1) + 1
     limits = (
-        _as_int(config.get("max_position_embeddings"), 512) - first_position,
-        _as_int(tokenizer_config.get("model_max_length"), _UNBOUNDED),
+        as_int(config.get("max_position_embeddings"), min(family.max_tokens, 512)) - first_position,
+        layout.tokenizer_limit,
+        family.max_tokens,
     )
-    dim = next((_as_int(config[key], 0) for key in ("hidden_size", "dim", "d_model") if key in config), 0)
+    dim = next((as_int(config[key], 0) for key in ("hidden_size", "dim", "d_model") if key in config), 0)
     if dim == 0:
         raise UnsupportedModelError(
             f"config.json of {folder.name} names no hidden_size; expected the config of an encoder"
         )
-    declared = _as_int(_read_json(folder / "sentence_bert_config.json", default={}).get("max_seq_length"), 0)
-    prompts = _read_json(folder / "config_sentence_transformers.json", default={}).get("prompts")
-    prompts = prompts if isinstance(prompts, dict) else {}
+    is_causal = family.is_causal or architecture in _CAUSAL_ARCHITECTURES
     return Profile(
         name=name,
-        folder=folder,
-        weights_sha256=hash_files(weights),
+        folder=layout.folder,
+        weights_sha256=hash_files(layout.weights),
+        tokenizer_sha256=hash_files(layout.tokenizer),
         architecture=architecture,
+        family=family,
         dim=dim,
         max_tokens=min(limits),
-        trained_tokens=min(declared or _UNBOUNDED, *limits),
+        trained_tokens=min(layout.trained_tokens, *limits),
         first_position=first_position,
-        is_packable=architecture in PACKABLE_ARCHITECTURES,
-        query_prefix=str(prompts.get("query", "")),
-        document_prefix=str(prompts.get("document", prompts.get("passage", ""))),
+        is_packable=architecture in PACKABLE_ARCHITECTURES and not config.get("use_sliding_window"),
+        pooling=_choose_pooling(layout, family, name, is_causal=is_causal),
+        is_causal=is_causal,
+        is_lowercased=layout.is_lowercased,
+        query_prefix=layout.query_prefix or str(config.get("query_prefix") or family.query_prefix),
+        document_prefix=layout.document_prefix
+        or str(config.get("document_prefix") or family.document_prefix),
+        separator=str(config.get("boundary_marker") or family.separator) if family.separator else "",
+        remote_code=remote_code,
     )
 
 
-def hash_files(paths: list[Path]) -> str:
-    """SHA-256 over the files' bytes, one after the other, as hexadecimal digits.
-
-    Files are read once per process and again only when their size or time has changed: a fingerprint is asked
-    for with every document.
-    """
-    stats = [path.stat() for path in paths]
-    files = zip(paths, stats, strict=True)
-    return _hash_unchanged(tuple((path, stat.st_size, stat.st_mtime_ns) for path, stat in files))
+def _name_architecture(config: Mapping[str, object]) -> str:
+    """Transformers' model type; Jina v2 calls itself "bert" and is told by its position bias."""
+    model_type = str(config.get("model_type", ""))
+    if model_type == "bert" and config.get("position_embedding_type") == "alibi":
+        return "jina-bert"
+    return model_type
 
 
-@lru_cache(maxsize=32)
-def _hash_unchanged(files: tuple[tuple[Path, int, int], ...]) -> str:
-    digest = hashlib.sha256()
-    for path, _, _ in files:
-        with path.open("rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
-    return digest.hexdigest()
+def _list_remote_code(config: Mapping[str, object]) -> tuple[str, ...]:
+    named = config.get("auto_map")
+    return tuple(sorted(map(str, named.values()))) if isinstance(named, dict) else ()
 
 
-def _require_mean_pooling(folder: Path) -> None:
-    """Refuse a checkpoint that declares another pooling than the mean of its token states."""
-    modules = folder / "modules.json"
-    if not modules.is_file():
-        return
-    for module in json.loads(modules.read_text(encoding="utf-8")):
-        kind = str(module.get("type", "")).rsplit(".", 1)[-1]
-        if kind == "Pooling":
-            pooling = _read_json(folder / str(module["path"]) / "config.json")
-            modes = {
-                key for key, value in pooling.items() if key.startswith("pooling_mode") and value is True
-            }
-            declared = {str(pooling["pooling_mode"])} if "pooling_mode" in pooling else modes
-            if declared - {"mean", "pooling_mode_mean_tokens"}:
-                raise UnsupportedModelError(
-                    f"{folder.name} was trained with pooling {sorted(declared)}; late chunking averages "
-                    "token "
-                    "states and needs a mean-pooled encoder"
-                )
-        elif kind not in {"Transformer", "Normalize"}:
+def _check_modules(layout: Layout, family: Family, name: str) -> None:
+    """Refuse what stands behind the pooling and changes vectors in a way that is not done here."""
+    for kind in layout.other_modules:
+        if kind not in family.known_modules:
             raise UnsupportedModelError(
-                f"{folder.name} has a module {kind!r} behind its encoder; expected Transformer, Pooling and "
+                f"{name} has a module {kind!r} behind its encoder; expected Transformer, Pooling and "
                 "Normalize only, because chunk vectors are made of token states"
             )
-
-
-def _read_json(path: Path, default: dict[str, object] | None = None) -> dict[str, object]:
-    if not path.is_file():
-        if default is not None:
-            return default
+    if layout.similarity not in {"cosine", "dot"} or (
+        layout.similarity == "dot" and layout.is_unit_length is False
+    ):
         raise UnsupportedModelError(
-            f"{path.name} is missing in {path.parent}; expected a whole checkpoint folder"
+            f"{name} declares that its vectors are compared by {layout.similarity} without being normalised; "
+            "expected cosine, because vectors here have length 1 and lengths would be lost"
         )
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UnsupportedModelError(f"{path} is not JSON: {error}; the checkpoint is damaged") from error
-    if not isinstance(content, dict):
-        raise UnsupportedModelError(f"{path} holds {type(content).__name__}; expected a JSON object")
-    return content
 
 
-def _as_int(value: object, default: int) -> int:
-    """A positive number out of a config, or the default for what is absent or means "no limit"."""
-    return int(value) if isinstance(value, int) and 0 <= value < _UNBOUNDED else default
+def _choose_pooling(layout: Layout, family: Family, name: str, *, is_causal: bool) -> Pooling:
+    if layout.pooling is not None:
+        return layout.pooling
+    if family is GENERIC and is_causal:
+        raise UnsupportedModelError(
+            f"{name} is a decoder of no family known here, and has no modules.json that declares its "
+            "pooling; expected one. Guessing between mean and last token would degrade it silently"
+        )
+    return family.pooling
