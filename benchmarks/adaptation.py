@@ -52,7 +52,7 @@ def measure_adaptation(
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = make_parser(__doc__)
-    parser.add_argument("--steps", type=int, default=40)
+    parser.add_argument("--steps", type=int, default=30)
     options = parser.parse_args(argv)
     model = ContextualEmbedding(dtype="float32")
     steps = 2 if options.quick else options.steps

@@ -69,26 +69,24 @@ class Output:
         self._out.out(text, highlight=False)
 
     def families(self, rows: Sequence[CatalogueRow]) -> None:
-        """Show the model families side by side."""
-        table = Table(show_lines=True)
-        for name in ("family", "dims", "context", "late chunking", "prefixes", "licence", "tested here"):
-            table.add_column(name, overflow="fold")
+        """Show the model families one below the other; a table of all this needs a very wide terminal."""
         for row in rows:
-            prefixes = [
-                f"{side}: {prefix!r}"
-                for side, prefix in (("query", row.query_prefix), ("document", row.document_prefix))
-                if prefix
-            ]
-            table.add_row(
-                Text.assemble((row.family, "bold"), f"\n{row.checkpoints}"),
-                ", ".join(map(str, row.dims)),
-                f"{row.max_tokens:,}" if row.max_tokens else "its files say",
-                "yes" if "late" in row.strategies else f"no, use {row.strategies[0]}",
-                "\n".join(prefixes),
-                row.licence,
-                row.tested + (f"\nnote: {row.note}" if row.note else ""),
-            )
-        Console(file=self._stdout, highlight=False).print(table)
+            dims = ", ".join(map(str, row.dims)) or "any"
+            context = f"{row.max_tokens:,}" if row.max_tokens else "as its files say"
+            is_late = "yes" if "late" in row.strategies else f"no, use {row.strategies[0]}"
+            facts = {
+                "": row.checkpoints,
+                "dimensions": f"{dims}; context {context}; {row.licence}",
+                "late chunking": is_late,
+                "query prefix": repr(row.query_prefix) if row.query_prefix else "",
+                "document prefix": repr(row.document_prefix) if row.document_prefix else "",
+                "tested here": row.tested,
+                "note": row.note,
+            }
+            self._out.print(Text(row.family, style="bold"))
+            for name, value in facts.items():
+                if value:
+                    self._out.print(Text.assemble("  ", (f"{name}: " if name else "", "dim"), value))
 
     def passages(self, passages: Sequence[Passage]) -> None:
         """Show search results with their whole text."""
