@@ -15,6 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from benchmarks.evalsets import sets_folder
+from rag_embed.adapter import locate_adapter
 from rag_embed.training.documents import TrainingDocument
 from rag_embed.training.progress import Snapshot
 from rag_embed.training.trainer import TrainingOptions, train_adapter
@@ -111,6 +112,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=OPTIONS.steps)
     parser.add_argument("--hold", type=float, default=OPTIONS.loss.hold)
+    parser.add_argument(
+        "--towards-blend-of",
+        type=Path,
+        help="a finished adapter: train its vectors towards their blend with isolated ones, for one pass",
+    )
     arguments = parser.parse_args(argv)
     documents, sources = read_sources()
     for source in sources:
@@ -123,9 +129,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     card: dict[str, object] = {
         "sources": [asdict(source) for source in sources],
-        "command": f"python -m recipes.context_adapter --seed {arguments.seed}",
+        "command": f"python -m recipes.context_adapter --seed {arguments.seed} --hold {arguments.hold:g}",
     }
-    train_adapter(documents, arguments.out, options=options, card=card, on_step=_print_step)
+    start = locate_adapter(arguments.towards_blend_of) if arguments.towards_blend_of else None
+    train_adapter(
+        documents,
+        arguments.out,
+        options=options,
+        start=start,
+        blend_alpha=0.5 if start else None,
+        card=card,
+        on_step=_print_step,
+    )
 
 
 def _print_step(snapshot: Snapshot) -> None:
