@@ -182,6 +182,16 @@ def seeds(result: Result) -> str:
     return make_table(["nDCG@10", "isolated", "default (seed 0)", *names[1:]], rows)
 
 
+def filters(result: Result) -> str:
+    """Shares of right and wrong pairs that the filters keep."""
+    header = ["kept", "questions", "right pairs, consistency", "wrong pairs, consistency", "right, language"]
+    rows = [
+        [name, f"{entry['questions']:,.0f}", *(f"{entry[key]:.1%}" for key in list(entry)[1:])]
+        for name, entry in result["results"].items()
+    ]
+    return make_table(header, rows)
+
+
 def adaptation(result: Result) -> str:
     """What the command advised, and what people's queries say."""
     header = ["", "documents", "held out", "by proxies", "advice", "queries", "isolated", "before", "gain"]
@@ -276,6 +286,7 @@ TABLES: Mapping[str, tuple[str, Callable[[Result], str]]] = {
     "context_arms": ("context", context_arms),
     "seeds": ("context", seeds),
     "adaptation": ("adaptation", adaptation),
+    "filters": ("filters", filters),
     "retrieval": ("retrieval", retrieval),
     "rerank": ("retrieval", rerank),
     "retrieval_arms": ("retrieval", retrieval_arms),
