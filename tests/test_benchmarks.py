@@ -278,7 +278,8 @@ def project(tmp_path):
     seams_marker = "<!-- results:seams -->\n<!-- /results -->\n"
     page = f"before\n<!-- results:store -->\nold\n<!-- /results -->\nafter\n{seams_marker}"
     (tmp_path / "docs" / "benchmarks.md").write_text(page)
-    (tmp_path / "README.md").write_text("no tables\n")
+    for name in set(render.FILES) - {"docs/benchmarks.md"}:
+        (tmp_path / name).write_text("no tables\n")
     (tmp_path / "results" / "store.json").write_text(json.dumps(STORE_RESULT))
     return tmp_path
 
