@@ -14,6 +14,8 @@ SCRIPTS = (
     "quantised",
     "context",
     "adaptation",
+    "filters",
+    "filter_ablation",
     "retrieval",
     "negation",
 )

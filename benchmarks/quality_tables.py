@@ -61,6 +61,23 @@ def filters(result: Result) -> str:
     return make_table(header, rows)
 
 
+def filter_ablation(result: Result) -> str:
+    """Adapters trained on right, partly wrong and filtered pairs."""
+    results = result["results"]
+    sets = [name for name, entry in results.items() if isinstance(entry, dict)]
+    rows = []
+    for arm in results[sets[0]]["rows"]:
+        cells = []
+        for name in sets:
+            row = results[name]["rows"][arm]
+            gain = row["over a third wrong"]
+            cells += [f"{row['nDCG@10']:.3f}", format_interval(gain, 3, is_signed=True) if gain else "–"]
+        rows.append([arm, *cells])
+    header = ["trained on", *(cell for name in sets for cell in (name, "over a third wrong"))]
+    kept = f"The filter kept {results['kept']} of {results['kept'] + results['dropped']} pairs."
+    return f"{make_table(header, rows)}\n\n{kept}"
+
+
 def adaptation(result: Result) -> str:
     """What the command advised, and what people's queries say."""
     header = ["", "documents", "held out", "by proxies", "advice", "queries", "isolated", "before", "gain"]

@@ -140,6 +140,7 @@ TABLES: Mapping[str, tuple[str, Callable[[Result], str]]] = {
     "context_arms": ("context", quality.context_arms),
     "seeds": ("context", quality.seeds),
     "adaptation": ("adaptation", quality.adaptation),
+    "filter_ablation": ("filter_ablation", quality.filter_ablation),
     "mteb_agreement": ("mteb_agreement", quality.mteb_agreement),
     "filters": ("filters", quality.filters),
     "retrieval": ("retrieval", quality.retrieval),
