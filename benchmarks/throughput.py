@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from functools import partial
 
 import numpy as np
@@ -66,22 +67,28 @@ def chonkie(
     return embed
 
 
-def log_once(embed: Callable[[], object], encoder: Encoder, peer: SentenceTransformer) -> dict[str, float]:
+def log_once(
+    embed: Callable[[], object], model: ContextualEmbedding, peer: SentenceTransformer
+) -> dict[str, float]:
     """Run once unmeasured, which also warms up, and count what had to be computed."""
-    config = encoder._model.config
-    with log_passes(encoder._model) as own, log_passes(peer[0]) as foreign:
+    config = model.encoder._model.config
+    transformers = {id(each): each for each in (model.encoder._model, model.context_encoder._model, peer[0])}
+    with ExitStack() as stack:
+        watched = [stack.enter_context(log_passes(each)) for each in transformers.values()]
         embed()
-    log = own if own.lengths else foreign
+    logs = [log for log in watched if log.lengths]
+    lengths = [length for log in logs for length in log.lengths]
+    computed = sum(lengths)
     flops = encoder_flops(
-        log.lengths,
+        lengths,
         hidden=config.hidden_size,
         intermediate=config.intermediate_size,
         layers=config.num_hidden_layers,
     )
     return {
-        "tokens_computed": sum(log.lengths),
-        "passes": len(log.lengths),
-        "padding_share": round(log.padding_share, 4),
+        "tokens_computed": computed,
+        "passes": len(lengths),
+        "padding_share": round(sum(log.padding_share * sum(log.lengths) for log in logs) / computed, 4),
         "flops_needed": flops,
     }
 
@@ -94,7 +101,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if options.quick:
         options.documents, options.rounds = 3, 1
 
-    encoder = ContextualEmbedding(dtype="float32").encoder
+    model = ContextualEmbedding(dtype="float32")
+    encoder, adapter = model.encoder, model.located_adapter
     profile = encoder.profile
     documents = cut_documents(read_documents(options.documents, is_short=options.quick), encoder)
     nodes = [node for document in documents for node in document.nodes]
@@ -125,7 +133,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         contestants |= entrants
     contestants[CHONKIE] = chonkie(peer, documents, encoder)
 
-    work = {name: log_once(embed, encoder, peer) for name, embed in contestants.items()}
+    work = {name: log_once(embed, model, peer) for name, embed in contestants.items()}
     gemms = gemm_contestants(1e8 if options.quick else GEMM_FLOPS)
     Race.run(gemms, rounds=1)
     race = Race.run({**contestants, **gemms}, rounds=options.rounds)
@@ -137,7 +145,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     write_report(
         "throughput",
         options,
-        model=f"{profile.name}, sha256 {profile.weights_sha256[:12]}, float32 on {encoder.device}",
+        model=f"{profile.name}, sha256 {profile.weights_sha256[:12]}, adapter "
+        f"{adapter.name if adapter else 'none'} in windows, float32 on {encoder.device}",
         data=f"{len(documents)} documents of pydoc_data.topics (CPython), {characters} characters",
         n=options.rounds,
         interval="smallest and largest ratio over the rounds",
