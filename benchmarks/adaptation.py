@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from benchmarks.evalsets import load_set, sets_folder
+from benchmarks.evalsets import find_sets, load_set
 from benchmarks.report import CACHE, make_parser, write_report
 from rag_embed import ContextualEmbedding
 from rag_embed.evaluation import Arm, EvalSet, VectorCache, evaluate
@@ -58,11 +58,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     steps = 2 if options.quick else options.steps
     training = TrainingOptions(steps=steps, check_every=max(1, steps // 4), learning_rate=5e-4)
     results: dict[str, object] = {}
-    for name, documents in SETS.items():
-        if not (sets_folder() / name / "corpus.jsonl").is_file():
-            print(f"{name}: skipped, it is not in $RAG_EMBED_EVAL nor in ../shared/eval")
-            continue
-        evalset = load_set(name, documents=8 if options.quick else documents)
+    for name in find_sets(SETS):
+        evalset = load_set(name, documents=8 if options.quick else SETS[name])
         with tempfile.TemporaryDirectory() as folder:
             found = measure_adaptation(evalset, Path(folder) / name, model=model, options=training)
         results[name] = found

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.evalsets import ANONYMISED, load_set, sets_folder
+from benchmarks.evalsets import ANONYMISED, find_sets, load_set
 from benchmarks.report import CACHE, make_parser, write_report
 from rag_embed import ContextualEmbedding
 from rag_embed.evaluation import Arm, Evaluation, VectorCache, evaluate
@@ -74,11 +74,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     model = ContextualEmbedding(dtype="float32")
     cache = VectorCache(CACHE / "vectors")
     results: dict[str, object] = {}
-    for name in options.sets or (QUICK_SETS if options.quick else SETS):
-        folder = "medquad_train" if name == ANONYMISED else name
-        if not (sets_folder() / folder / "corpus.jsonl").is_file():
-            print(f"{name}: skipped, it is not in $RAG_EMBED_EVAL nor in ../shared/eval")
-            continue
+    for name in find_sets(options.sets or (QUICK_SETS if options.quick else SETS)):
         evalset = load_set(name, documents=2 if options.quick else SETS[name])
         arms = make_arms(options.adapters, has_titles=evalset.has_titles)
         results[name] = summarise(evaluate(evalset, arms, model=model, cache=cache))

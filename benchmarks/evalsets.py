@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -31,6 +32,16 @@ _TRAINED_ON = {"qmsum_train", "medquad_train"}
 def sets_folder() -> Path:
     """Where the sets are: $RAG_EMBED_EVAL, or ../shared/eval beside the repository."""
     return Path(os.environ.get("RAG_EMBED_EVAL", ROOT / ".." / "shared" / "eval"))
+
+
+def find_sets(names: Iterable[str]) -> Iterator[str]:
+    """Those of the sets that are here; of the others it is said that they are skipped."""
+    for name in names:
+        folder = "medquad_train" if name == ANONYMISED else name
+        if (sets_folder() / folder / "corpus.jsonl").is_file():
+            yield name
+        else:
+            print(f"{name}: skipped, it is not in $RAG_EMBED_EVAL nor in ../shared/eval")
 
 
 def load_set(name: str, *, documents: int | None, seed: int = 0) -> EvalSet:

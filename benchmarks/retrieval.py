@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from benchmarks.bootstrap import RESAMPLES, mean_interval
-from benchmarks.evalsets import DEFAULT_DOCUMENTS, load_set, sets_folder
+from benchmarks.evalsets import DEFAULT_DOCUMENTS, find_sets, load_set
 from benchmarks.report import CACHE, make_parser, write_report
 from rag_embed import ContextualEmbedding
 from rag_embed.evaluation import EvalSet, VectorCache
@@ -120,10 +120,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     cache = VectorCache(CACHE / "vectors")
     results: dict[str, object] = {}
     rerank_queries = 5 if options.quick else options.rerank_queries
-    for name in options.sets or (QUICK_SETS if options.quick else DEFAULT_DOCUMENTS):
-        if not (sets_folder() / name / "corpus.jsonl").is_file():
-            print(f"{name}: skipped, it is not in $RAG_EMBED_EVAL nor in ../shared/eval")
-            continue
+    for name in find_sets(options.sets or (QUICK_SETS if options.quick else DEFAULT_DOCUMENTS)):
         wanted = DEFAULT_DOCUMENTS.get(name) if options.documents is None else options.documents or None
         evalset = load_set(name, documents=2 if options.quick else wanted)
         rows = compare(evalset, Vectors(evalset.documents, cache=cache), model, rerank_queries=rerank_queries)
