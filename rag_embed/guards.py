@@ -38,6 +38,16 @@ def check_late(profile: Profile, insist: Collection[Guard]) -> None:
     )
 
 
+def check_late_interaction(profile: Profile, insist: Collection[Guard]) -> None:
+    """Refuse to compare token states where only their mean, or one of them, was trained to say something."""
+    if "late" not in insist and not profile.allows_late_chunking:
+        raise UnsupportedModelError(
+            f"{profile.name} ({profile.family.name}) cannot be used for late interaction: it was trained "
+            f"with {profile.pooling} pooling, and its tokens' states were not trained to be compared; leave "
+            "out tokens=, or insist=['late'] to try nonetheless"
+        )
+
+
 def check_native(profile: Profile) -> None:
     """Refuse the native strategy where there is none."""
     if not profile.separator:

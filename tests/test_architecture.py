@@ -13,7 +13,19 @@ import rag_embed
 
 ROOT = Path(rag_embed.__file__).parent
 MODULES = sorted(ROOT.rglob("*.py"))
-RING_1 = {"errors", "stamp", "spans", "windows", "pooling", "prompts", "modes", "tokens", "vector_form"}
+RING_1 = {
+    "errors",
+    "fusion",
+    "max_sim",
+    "stamp",
+    "spans",
+    "windows",
+    "pooling",
+    "prompts",
+    "modes",
+    "tokens",
+    "vector_form",
+}
 RING_2 = {
     "profiles",
     "adapter",
@@ -25,6 +37,7 @@ RING_2 = {
     "passes",
     "native",
     "late_chunking",
+    "late_interaction",
     "listwise",
 }
 ADAPTERS = {"llama_index", "qdrant_client", "qdrant_edge"}

@@ -1,0 +1,80 @@
+"""Fusion: one score out of several for the same candidates.
+
+Every leg has scored every candidate, whoever found it; a score of words that is zero is a zero, not a gap. So
+nothing has to be guessed for candidates that one leg alone has found, which is where fusion of two top-k
+lists loses (docs/benchmarks.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, TypeAlias
+
+import numpy as np
+from jaxtyping import Float
+
+Fusion: TypeAlias = Literal["scores", "dbsf", "rrf"]
+"""By normalised scores, by Qdrant's distribution-based scores, or by reciprocal ranks."""
+
+RRF_CONSTANT = 60
+"""Cormack, Clarke & Büttcher 2009, "Reciprocal Rank Fusion outperforms Condorcet and individual Rank Learning
+Methods": what is added to a rank before it is inverted."""
+
+
+def fuse(
+    first: Float[np.ndarray, " candidates"],
+    second: Float[np.ndarray, " candidates"],
+    *,
+    weight: float,
+    method: Fusion = "scores",
+) -> Float[np.ndarray, " candidates"]:
+    """Mix two scores of the same candidates.
+
+    Args:
+        first: Finite.
+        second: Finite, on any scale.
+        weight: Share of the second, from 0 to 1.
+        method: How scores of two scales are made comparable.
+
+    Returns:
+        Higher is better. With "scores" they read like the first's; with the others only their order counts.
+    """
+    if method == "scores":
+        return (1 - weight) * first + weight * rescale(second, like=first)
+    make_comparable = reciprocal_ranks if method == "rrf" else distribution_scores
+    return (1 - weight) * make_comparable(first) + weight * make_comparable(second)
+
+
+def rescale(
+    scores: Float[np.ndarray, " candidates"], *, like: Float[np.ndarray, " candidates"]
+) -> Float[np.ndarray, " candidates"]:
+    """Give scores the mean and the standard deviation of others.
+
+    Scores that are all equal say nothing and become the others' mean; where those are all equal, the
+    standard deviation becomes 1, so that the order of what does speak remains.
+    """
+    centred = scores - scores.mean()
+    spread = scores.std()
+    if spread <= np.finfo(np.float32).eps * max(1.0, float(np.abs(scores).max(initial=0.0))):
+        return np.full_like(scores, like.mean())
+    return np.asarray(centred / spread * (like.std() or 1.0) + like.mean())
+
+
+def reciprocal_ranks(scores: Float[np.ndarray, " candidates"]) -> Float[np.ndarray, " candidates"]:
+    """1 / (60 + rank); equal scores share the best of their ranks."""
+    ordered = -np.sort(-scores)
+    ranks = np.searchsorted(-ordered, -scores, side="left") + 1
+    return np.asarray(1.0 / (RRF_CONSTANT + ranks))
+
+
+def distribution_scores(scores: Float[np.ndarray, " candidates"]) -> Float[np.ndarray, " candidates"]:
+    """Qdrant's DBSF: 0 at three standard deviations below the mean, 1 at three above, unclipped."""
+    spread = scores.std(ddof=1) if len(scores) > 1 else 0.0
+    if spread == 0:
+        return np.full_like(scores, 0.5)
+    return np.asarray((scores - (scores.mean() - 3 * spread)) / (6 * spread))
+
+
+def best_first(scores: Sequence[float] | Float[np.ndarray, " candidates"]) -> list[int]:
+    """Positions in the order of falling scores; equal ones stay as they came."""
+    return [int(index) for index in np.argsort(-np.asarray(scores), kind="stable")]

@@ -1,0 +1,94 @@
+"""Contextual late interaction: token vectors of chunks that were read inside their document.
+
+The pass over a document's windows that pools chunk vectors (`late_chunking.py`) has the state of every token
+in its hands; here they are kept, in a form that fits beside the vector, so that a query's tokens can be
+compared with them (`max_sim.py`). No forward pass more at indexing, and one short one for the query. Differs
+from Khattab & Zaharia 2020, arXiv:2004.12832, in: the tokens know their document, the encoder was trained for
+one vector per text, and no [MASK] expands the query.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float
+from torch import Tensor
+
+from rag_embed.errors import EmptyTextError, InputError
+from rag_embed.guards import check_late_interaction
+from rag_embed.max_sim import TokenForm, to_units
+from rag_embed.passes import TokenEncoder
+from rag_embed.spans import TokenSpan
+
+TokenVectors = Float[np.ndarray, "vectors dim"]
+
+
+class SpanTokens:
+    """Token vectors of the chunks of one document, fed window by window.
+
+    States are held until their chunk is complete, and kept in the form from then on: beside the result, the
+    memory is that of the chunks that are open, whatever the document's length.
+
+    Args:
+        token_spans: One half-open range per chunk, counted from the document's first token; may overlap.
+        form: What is kept.
+    """
+
+    def __init__(self, token_spans: Sequence[TokenSpan], form: TokenForm) -> None:
+        self._spans = token_spans
+        self._form = form
+        self._open: dict[int, list[Float[np.ndarray, "_ dim"]]] = {}
+        self._done: dict[int, TokenVectors] = {}
+        self._pending = sorted(range(len(token_spans)), key=lambda i: token_spans[i].start, reverse=True)
+        self._next = 0
+
+    def add(self, token_states: Float[Tensor, "tokens dim"], start: int) -> None:
+        """Take in the states of consecutive tokens, the first of which is the document's token `start`.
+
+        Raises:
+            InputError: States before these are missing, or were added already.
+        """
+        if start != self._next:
+            raise InputError(f"states from token {start} on were added; expected those from {self._next} on")
+        self._next = end = start + len(token_states)
+        while self._pending and self._spans[self._pending[-1]].start < end:
+            self._open[self._pending.pop()] = []
+        if not self._open:
+            return
+        states = token_states.float().cpu().numpy()
+        for index in list(self._open):
+            span = self._spans[index]
+            self._open[index].append(states[max(span.start - start, 0) : span.end - start].copy())
+            if span.end <= end:
+                self._done[index] = self._form.keep(np.concatenate(self._open.pop(index)))
+
+    def vectors(self) -> list[TokenVectors]:
+        """Unit vectors of each chunk in the given order.
+
+        Raises:
+            InputError: States of some chunk were never added.
+        """
+        if len(self._done) < len(self._spans):
+            raise InputError(
+                f"states of {len(self._spans) - len(self._done)} of {len(self._spans)} chunks are missing; "
+                "add every window of the document before taking the vectors"
+            )
+        return [self._done[index] for index in range(len(self._spans))]
+
+
+def embed_query_tokens(encoder: TokenEncoder, query: str, *, prefix: str = "") -> TokenVectors:
+    """Make the token vectors of a query, without special tokens and without the prefix's.
+
+    Raises:
+        UnsupportedModelError: The model's token states mean nothing by themselves.
+        EmptyTextError: The query has no token.
+    """
+    check_late_interaction(encoder.profile, encoder.insist)
+    tokens = encoder.tokenize(prefix + query)
+    own = int(np.searchsorted(tokens.starts, len(prefix)))
+    if own == len(tokens):
+        raise EmptyTextError(f"the query {query[:40]!r} holds no token; ask something")
+    (states,) = encoder.encode([tokens.ids])
+    first = len(encoder.prefix_ids) + own
+    return to_units(states[first : len(encoder.prefix_ids) + len(tokens)].float().cpu().numpy())

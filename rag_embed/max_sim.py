@@ -1,0 +1,96 @@
+"""Late interaction as a function of states, and what is kept of a token state.
+
+Khattab & Zaharia 2020, "ColBERT: Efficient and Effective Passage Search via Contextualized Late Interaction
+over BERT", arXiv:2004.12832, section 3: each token of the query finds the most similar token of the chunk.
+Differs in: the mean over the query's tokens instead of their sum, so that questions of any length compare.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+import numpy as np
+from jaxtyping import Float
+
+from rag_embed.errors import DimensionMismatchError, InputError
+
+TokenEncoding: TypeAlias = Literal["float16", "int8", "int4"]
+"""Bits of one number of a token vector: 16, 8 or 4."""
+
+_LEVELS = {"int8": 127, "int4": 7}
+
+
+@dataclass(frozen=True, slots=True)
+class TokenForm:
+    """What is kept of the token states of a chunk.
+
+    Attributes:
+        encoding: Numbers of a token vector.
+        neighbours: How many tokens in reading order are averaged into one vector; 1 keeps every token.
+    """
+
+    encoding: TokenEncoding = "int4"
+    neighbours: int = 4
+
+    def __post_init__(self) -> None:
+        if self.neighbours < 1:
+            raise InputError(f"neighbours is {self.neighbours}; expected at least 1, which keeps every token")
+
+    def __str__(self) -> str:
+        pooled = f", {self.neighbours} tokens to a vector" if self.neighbours > 1 else ""
+        return f"{self.encoding}{pooled}"
+
+    def keep(self, token_states: Float[np.ndarray, "tokens dim"]) -> Float[np.ndarray, "vectors dim"]:
+        """Make the token vectors of a chunk.
+
+        Args:
+            token_states: In reading order, at least one.
+
+        Returns:
+            Unit vectors, float32: neighbours averaged as unit vectors, rounded as the encoding rounds.
+        """
+        units = to_units(token_states)
+        starts = np.arange(0, len(units), self.neighbours)
+        pooled = to_units(np.add.reduceat(units, starts, axis=0))
+        if self.encoding == "float16":
+            return to_units(pooled.astype(np.float16).astype(np.float32))
+        levels = _LEVELS[self.encoding]
+        largest = np.abs(pooled).max(axis=1, keepdims=True)
+        return to_units(np.round(pooled / np.where(largest > 0, largest, 1.0) * levels).astype(np.float32))
+
+
+def to_units(states: Float[np.ndarray, "tokens dim"]) -> Float[np.ndarray, "tokens dim"]:
+    """Scale each state to length 1; one of no length stays as it is and is similar to nothing."""
+    states = states.astype(np.float32)
+    lengths = np.linalg.norm(states, axis=1, keepdims=True)
+    return np.asarray(states / np.where(lengths > 0, lengths, 1.0), dtype=np.float32)
+
+
+def max_sim(
+    query_vectors: Float[np.ndarray, "query_tokens dim"], chunk_vectors: Float[np.ndarray, "vectors dim"]
+) -> float:
+    """Mean over the query's tokens of the largest cosine with any token vector of the chunk.
+
+    Args:
+        query_vectors: Unit vectors, at least one.
+        chunk_vectors: Unit vectors, at least one.
+
+    Raises:
+        DimensionMismatchError: They have different sizes.
+    """
+    if query_vectors.shape[1] != chunk_vectors.shape[1]:
+        raise DimensionMismatchError(
+            f"token vectors of the query have {query_vectors.shape[1]} dimensions, those of the chunk "
+            f"{chunk_vectors.shape[1]}; compare what one model made"
+        )
+    return float((query_vectors @ chunk_vectors.T).max(axis=1).mean())
+
+
+def max_sims(
+    query_vectors: Float[np.ndarray, "query_tokens dim"],
+    chunks: Sequence[Float[np.ndarray, "_ dim"]],
+) -> Float[np.ndarray, " chunks"]:
+    """Compare a query with several chunks, as `max_sim` does with one."""
+    return np.array([max_sim(query_vectors, vectors) for vectors in chunks], dtype=np.float32)

@@ -1,0 +1,82 @@
+"""MaxSim and what is kept of token states, against loops that anybody can check."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from rag_embed.errors import DimensionMismatchError, InputError
+from rag_embed.max_sim import TokenForm, max_sim, max_sims, to_units
+
+STATES = hnp.arrays(
+    np.float32,
+    st.tuples(st.integers(1, 9), st.just(6)),
+    elements=st.floats(-4, 4, width=32, allow_subnormal=False),
+)
+
+
+def slow_max_sim(query: np.ndarray, chunk: np.ndarray) -> float:
+    """Every pair of tokens, one by one."""
+    total = 0.0
+    for asked in query:
+        best = -math.inf
+        for token in chunk:
+            lengths = math.sqrt(sum(float(x) ** 2 for x in asked)) * math.sqrt(
+                sum(float(x) ** 2 for x in token)
+            )
+            dot = sum(float(a) * float(b) for a, b in zip(asked, token, strict=True))
+            best = max(best, dot / lengths if lengths else 0.0)
+        total += best
+    return total / len(query)
+
+
+@given(STATES, STATES)
+def test_max_sim_is_the_mean_over_query_tokens_of_the_best_cosine(
+    query: np.ndarray, chunk: np.ndarray
+) -> None:
+    assert max_sim(to_units(query), to_units(chunk)) == pytest.approx(slow_max_sim(query, chunk), abs=1e-4)
+
+
+def test_one_call_for_several_chunks_gives_what_single_calls_give() -> None:
+    states = np.random.default_rng(0).normal(size=(3, 5, 6)).astype(np.float32)
+    query, *chunks = [to_units(each) for each in states]
+    assert max_sims(query, chunks).tolist() == pytest.approx([max_sim(query, each) for each in chunks])
+
+
+@given(STATES, st.integers(1, 4))
+def test_neighbours_are_averaged_in_reading_order(states: np.ndarray, neighbours: int) -> None:
+    kept = TokenForm("float16", neighbours).keep(states)
+    assert len(kept) == math.ceil(len(states) / neighbours)
+    for row, vector in enumerate(kept):
+        group = [to_units(state[None])[0] for state in states[row * neighbours : (row + 1) * neighbours]]
+        expected = to_units(np.sum(group, axis=0)[None])[0]
+        if np.linalg.norm(np.sum(group, axis=0)) > 1e-2:
+            assert vector == pytest.approx(expected, abs=2e-3)
+
+
+@given(STATES)
+def test_kept_vectors_are_of_length_one_or_of_none(states: np.ndarray) -> None:
+    for encoding in ("float16", "int8", "int4"):
+        lengths = np.linalg.norm(TokenForm(encoding, 1).keep(states), axis=1)  # type: ignore[arg-type]
+        assert all(abs(length - 1) < 1e-3 or length == 0 for length in lengths)
+
+
+@pytest.mark.parametrize(("encoding", "levels"), [("int8", 255), ("int4", 15)])
+def test_a_rounded_vector_takes_few_values_and_keeps_its_direction(encoding: str, levels: int) -> None:
+    states = np.random.default_rng(1).normal(size=(50, 384)).astype(np.float32)
+    kept = TokenForm(encoding, 1).keep(states)  # type: ignore[arg-type]
+    assert all(len(np.unique(vector)) <= levels for vector in kept)
+    cosines = (kept * to_units(states)).sum(axis=1)
+    assert cosines.min() > (0.9999 if encoding == "int8" else 0.97)
+
+
+def test_forms_and_sizes_that_make_no_sense_are_refused() -> None:
+    with pytest.raises(InputError, match="expected at least 1"):
+        TokenForm(neighbours=0)
+    with pytest.raises(DimensionMismatchError, match=r"have 4 dimensions.*chunk 6"):
+        max_sim(np.ones((1, 4), np.float32), np.ones((2, 6), np.float32))
