@@ -16,6 +16,10 @@ from jaxtyping import Float
 Fusion: TypeAlias = Literal["scores", "dbsf", "rrf"]
 """By normalised scores, by Qdrant's distribution-based scores, or by reciprocal ranks."""
 
+LEXICAL_WEIGHT = 0.5
+"""Share of the words in a hybrid search; docs/benchmarks.md has it next to others."""
+LEG_CANDIDATES = 50
+"""Chunks that each leg of a hybrid search finds."""
 RRF_CONSTANT = 60
 """Cormack, Clarke & Büttcher 2009, "Reciprocal Rank Fusion outperforms Condorcet and individual Rank Learning
 Methods": what is added to a rank before it is inverted."""

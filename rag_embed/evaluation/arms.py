@@ -13,6 +13,7 @@ from rag_embed.llamaindex import ContextualEmbedding
 ISOLATED = "isolated"
 TITLED = "title + isolated"
 BM25 = "bm25"
+HYBRID = "hybrid"
 ALPHAS = (0.5,)
 
 
@@ -23,7 +24,8 @@ class Arm:
     Attributes:
         name: "title + blend 0.5 + rerank".
         options: Of `ContextualEmbedding`; what is not among them is as the evaluated model has it.
-        method: How the first stage finds chunks. Behind BM25 the options say what a reranker compares.
+        method: How the first stage finds chunks: by vectors, by words, or by both. Behind BM25 the options
+            say what a reranker compares.
         with_title: Whether chunks carry their document's title as metadata.
         is_reranked: Whether `ListwiseRerank` with its default options reorders what was found.
         is_default: Whether this is what a user gets who sets nothing.
@@ -31,7 +33,7 @@ class Arm:
 
     name: str
     options: Mapping[str, Any]
-    method: Literal["vectors", "bm25"] = "vectors"
+    method: Literal["vectors", "bm25", "hybrid"] = "vectors"
     with_title: bool = False
     is_reranked: bool = False
     is_default: bool = False
@@ -39,7 +41,7 @@ class Arm:
     @property
     def is_contextual(self) -> bool:
         """Whether a chunk is read in its document, beyond a title in front of it."""
-        return self.method == "vectors" and self.options["strategy"] != "isolated"
+        return self.method != "bm25" and self.options["strategy"] != "isolated"
 
     @property
     def passes(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from rag_embed.evaluation.arms import BM25, ISOLATED, TITLED, Arm
 from rag_embed.evaluation.cache import VectorCache
 from rag_embed.evaluation.lexical import score_bm25
 from rag_embed.evaluation.metrics import MAIN_MEASURE, measure
-from rag_embed.evaluation.ranking import Ranking, list_candidates, rank, rerank
+from rag_embed.evaluation.ranking import Ranking, list_candidates, rank, rank_found, rank_hybrid, rerank
 from rag_embed.evaluation.results import ArmResult, Evaluation, Example
 from rag_embed.evaluation.sets import EvalSet, Slice
 from rag_embed.evaluation.vectors import OnStep, Vectors, be_silent
@@ -97,8 +98,7 @@ class _Run:
 
     def measure(self, arm: Arm) -> ArmResult:
         """Rank and measure in each slice."""
-        scores = self._score(arm)
-        rankings = {where: self._rank(arm, scores, where) for where in self.sliced}
+        rankings = {where: self._rank(arm, where) for where in self.sliced}
         firsts = [
             int(found[0]) if len(found := rankings[self.evalset.main_slice].found(row)) else -1
             for row in range(len(self.queries))
@@ -112,19 +112,33 @@ class _Run:
             firsts,
         )
 
-    def _score(self, arm: Arm) -> Float[np.ndarray, "queries chunks"]:
-        if arm.method == "bm25":
-            titles = [
-                doc.title if arm.with_title else "" for doc in self.evalset.documents for _ in doc.spans
-            ]
-            texts = [f"{title}\n{text}" for title, text in zip(titles, self.evalset.chunk_texts, strict=True)]
-            return score_bm25(self.queries, texts)
+    def _dense(self, arm: Arm) -> Float[np.ndarray, "queries chunks"]:
         model = arm.make_model(self.model)
         chunks = self.vectors.chunks(model, with_title=arm.with_title)
         return (self.vectors.queries(model, self.queries) @ chunks.T).numpy()
 
-    def _rank(self, arm: Arm, scores: Float[np.ndarray, "queries chunks"], where: Slice) -> Ranking:
-        first = rank(scores, self.competing[where])
+    @lru_cache(maxsize=2)  # noqa: B019 - with and without titles, for all arms of one run
+    def _lexical(self, with_title: bool) -> Float[np.ndarray, "queries chunks"]:
+        """Scores of the words of each chunk, behind its title as LlamaIndex puts it there."""
+        heads = [
+            f"{doc.title_key}: {doc.title}\n\n" if with_title and doc.title else ""
+            for doc in self.evalset.documents
+            for _ in doc.spans
+        ]
+        texts = [head + text for head, text in zip(heads, self.evalset.chunk_texts, strict=True)]
+        return score_bm25(self.queries, texts)
+
+    def _find(self, arm: Arm, where: Slice) -> Ranking:
+        """The first stage: by words, by vectors, or by both."""
+        competing = self.competing[where]
+        if arm.method == "bm25":
+            return rank_found(self._lexical(arm.with_title), competing)
+        if arm.method == "hybrid":
+            return rank_hybrid(self._dense(arm), self._lexical(arm.with_title), competing)
+        return rank(self._dense(arm), competing)
+
+    def _rank(self, arm: Arm, where: Slice) -> Ranking:
+        first = self._find(arm, where)
         if not arm.is_reranked:
             return first
         model = arm.make_model(self.model)

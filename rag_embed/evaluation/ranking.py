@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from rag_embed.fusion import LEG_CANDIDATES, LEXICAL_WEIGHT, fuse
 from rag_embed.listwise import cosine_scores, fuse_scores
 
 CANDIDATES = 100
@@ -41,6 +42,39 @@ def rank(
     allowed = np.where(competing, scores, -np.inf)
     order = np.argsort(-allowed, axis=1, kind="stable")[:, :CANDIDATES]
     return Ranking(order, np.take_along_axis(allowed, order, axis=1))
+
+
+def rank_found(
+    scores: Float[np.ndarray, "queries chunks"], competing: Bool[np.ndarray, "queries chunks"]
+) -> Ranking:
+    """Order the competing chunks that share a word with the query: a score of 0 is not found."""
+    return rank(scores, competing & (scores > 0))
+
+
+def rank_hybrid(
+    dense: Float[np.ndarray, "queries chunks"],
+    lexical: Float[np.ndarray, "queries chunks"],
+    competing: Bool[np.ndarray, "queries chunks"],
+    *,
+    weight: float = LEXICAL_WEIGHT,
+    candidates: int = LEG_CANDIDATES,
+) -> Ranking:
+    """Order the chunks that either leg finds first by both legs' scores, as the store does.
+
+    Args:
+        dense: Cosines.
+        lexical: BM25; 0 where no word is shared.
+        competing: Which chunks compete.
+        weight: Share of the words.
+        candidates: Chunks that each leg finds.
+    """
+    fused = np.full(dense.shape, -np.inf, dtype=np.float32)
+    legs = rank(dense, competing), rank_found(lexical, competing)
+    for row in range(len(dense)):
+        found = np.unique(np.concatenate([leg.found(row)[:candidates] for leg in legs]))
+        if len(found):
+            fused[row, found] = fuse(dense[row, found], lexical[row, found], weight=weight)
+    return rank(fused, competing)
 
 
 def rerank(
