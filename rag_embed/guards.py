@@ -59,11 +59,11 @@ def check_native(profile: Profile) -> None:
 
 
 def check_list_prompt(profile: Profile) -> None:
-    """Refuse to pool a query read in context where its tokens see nothing behind them, or are not pooled."""
-    if profile.is_causal or profile.pooling != "mean":
+    """Refuse a list prompt where none was trained."""
+    if not profile.family.list_prompt:
         raise UnsupportedModelError(
-            f"{profile.name} ({profile.family.name}) was trained for no list prompt, and to read a query in "
-            "the context of its candidates takes an encoder with mean pooling; use method='feedback'"
+            f"{profile.name} ({profile.family.name}) was trained for no list prompt; use "
+            "method='late_interaction', which every encoder with mean pooling can do"
         )
 
 

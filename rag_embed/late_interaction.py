@@ -17,11 +17,12 @@ from torch import Tensor
 
 from rag_embed.errors import EmptyTextError, InputError
 from rag_embed.guards import check_late_interaction
-from rag_embed.max_sim import TokenForm, to_units
+from rag_embed.max_sim import KeptTokens, TokenForm, to_units
 from rag_embed.passes import TokenEncoder
 from rag_embed.spans import TokenSpan
 
 TokenVectors = Float[np.ndarray, "vectors dim"]
+"""Unit vectors of a query's or a chunk's tokens."""
 
 
 class SpanTokens:
@@ -39,19 +40,15 @@ class SpanTokens:
         self._spans = token_spans
         self._form = form
         self._open: dict[int, list[Float[np.ndarray, "_ dim"]]] = {}
-        self._done: dict[int, TokenVectors] = {}
+        self._done: dict[int, KeptTokens] = {}
         self._pending = sorted(range(len(token_spans)), key=lambda i: token_spans[i].start, reverse=True)
-        self._next = 0
 
     def add(self, token_states: Float[Tensor, "tokens dim"], start: int) -> None:
         """Take in the states of consecutive tokens, the first of which is the document's token `start`.
 
-        Raises:
-            InputError: States before these are missing, or were added already.
+        Blocks come in reading order; a chunk that a gap between them cuts is missing in the end.
         """
-        if start != self._next:
-            raise InputError(f"states from token {start} on were added; expected those from {self._next} on")
-        self._next = end = start + len(token_states)
+        end = start + len(token_states)
         while self._pending and self._spans[self._pending[-1]].start < end:
             self._open[self._pending.pop()] = []
         if not self._open:
@@ -61,10 +58,12 @@ class SpanTokens:
             span = self._spans[index]
             self._open[index].append(states[max(span.start - start, 0) : span.end - start].copy())
             if span.end <= end:
-                self._done[index] = self._form.keep(np.concatenate(self._open.pop(index)))
+                states_of_chunk = np.concatenate(self._open.pop(index))
+                if len(states_of_chunk) == len(span):
+                    self._done[index] = self._form.keep(states_of_chunk)
 
-    def vectors(self) -> list[TokenVectors]:
-        """Unit vectors of each chunk in the given order.
+    def kept(self) -> list[KeptTokens]:
+        """What is kept of each chunk, in the given order.
 
         Raises:
             InputError: States of some chunk were never added.

@@ -12,12 +12,16 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 from jaxtyping import Float
 
 from rag_embed.errors import DimensionMismatchError, InputError
 
 TokenEncoding: TypeAlias = Literal["float16", "int8", "int4"]
 """Bits of one number of a token vector: 16, 8 or 4."""
+
+KeptTokens: TypeAlias = npt.NDArray[np.int8] | npt.NDArray[np.float16]
+"""What is kept of a chunk's token states, a row per token vector."""
 
 _LEVELS = {"int8": 127, "int4": 7}
 
@@ -42,27 +46,27 @@ class TokenForm:
         pooled = f", {self.neighbours} tokens to a vector" if self.neighbours > 1 else ""
         return f"{self.encoding}{pooled}"
 
-    def keep(self, token_states: Float[np.ndarray, "tokens dim"]) -> Float[np.ndarray, "vectors dim"]:
-        """Make the token vectors of a chunk.
+    def keep(self, token_states: Float[np.ndarray, "tokens dim"]) -> KeptTokens:
+        """Keep the token states of a chunk.
 
         Args:
             token_states: In reading order, at least one.
 
         Returns:
-            Unit vectors, float32: neighbours averaged as unit vectors, rounded as the encoding rounds.
+            A row per vector: neighbours averaged as unit vectors, in the numbers of the encoding. Only the
+            directions of the rows count; `to_units` makes unit vectors of them.
         """
         units = to_units(token_states)
         starts = np.arange(0, len(units), self.neighbours)
-        pooled = to_units(np.add.reduceat(units, starts, axis=0))
+        pooled = np.add.reduceat(units, starts, axis=0)
         if self.encoding == "float16":
-            return to_units(pooled.astype(np.float16).astype(np.float32))
-        levels = _LEVELS[self.encoding]
+            return to_units(pooled).astype(np.float16)
         largest = np.abs(pooled).max(axis=1, keepdims=True)
-        return to_units(np.round(pooled / np.where(largest > 0, largest, 1.0) * levels).astype(np.float32))
+        return np.round(pooled / np.where(largest > 0, largest, 1.0) * _LEVELS[self.encoding]).astype(np.int8)
 
 
-def to_units(states: Float[np.ndarray, "tokens dim"]) -> Float[np.ndarray, "tokens dim"]:
-    """Scale each state to length 1; one of no length stays as it is and is similar to nothing."""
+def to_units(states: npt.NDArray[np.generic]) -> Float[np.ndarray, "tokens dim"]:
+    """Scale each row to length 1, as float32; one of no length stays as it is and is similar to nothing."""
     states = states.astype(np.float32)
     lengths = np.linalg.norm(states, axis=1, keepdims=True)
     return np.asarray(states / np.where(lengths > 0, lengths, 1.0), dtype=np.float32)

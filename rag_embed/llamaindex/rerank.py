@@ -1,76 +1,75 @@
-"""A LlamaIndex postprocessor that reranks by stored vectors."""
+"""A LlamaIndex postprocessor that reranks with the encoder that made the vectors."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-import torch
+import numpy as np
 from jaxtyping import Float
 from llama_index.core.callbacks import CBEventType, EventPayload
 from llama_index.core.instrumentation import get_dispatcher
 from llama_index.core.instrumentation.events.rerank import ReRankEndEvent, ReRankStartEvent
 from llama_index.core.postprocessor.types import BaseNodePostprocessor
 from llama_index.core.schema import BaseNode, MetadataMode, NodeWithScore, QueryBundle
-from llama_index.core.vector_stores import SimpleVectorStore
 from llama_index.core.vector_stores.types import BasePydanticVectorStore
 from pydantic import Field, SerializeAsAny, field_validator
-from torch import Tensor
 
-from rag_embed.errors import (
-    DimensionMismatchError,
-    FingerprintMismatchError,
-    InputError,
-    MissingVectorError,
-    NonFiniteError,
-)
-from rag_embed.listwise import as_matrix, cosine_scores, embed_list, fuse_scores, move_to_feedback
+from rag_embed.errors import ContextOverflowError, FingerprintMismatchError, InputError
+from rag_embed.fusion import best_first, fuse
+from rag_embed.guards import check_list_prompt
+from rag_embed.listwise import embed_list
 from rag_embed.llamaindex.embedding import ContextualEmbedding
 from rag_embed.llamaindex.pickling import make_state
+from rag_embed.llamaindex.stored_vectors import fetch_vectors
+from rag_embed.llamaindex.token_states import score_candidates
 from rag_embed.prompts import LIST_PROMPTS
+from rag_embed.stage_scores import LEXICAL_SCORE, RETRIEVAL_SCORE, SHOWN_TOKENS, TOKEN_SCORE, TOKENS_FROM
 from rag_embed.stamp import ChunkStamp
 
 dispatcher = get_dispatcher(__name__)
+logger = logging.getLogger(__name__)
 
-RETRIEVAL_SCORE = "retrieval_score"
-"""Metadata key of a returned node: its score before reranking."""
-SHOWN_TOKENS = "rerank_shown_tokens"
-"""Metadata key of a returned node: how much of it the list prompt held, such as "24/181"; absent if
-nothing."""
+Method = Literal["late_interaction", "listwise"]
+NOT_RERANKED = "not_reranked"
+"""Metadata key of a returned node: why its list was left in the first stage's order."""
+HYBRID_WEIGHT, DENSE_WEIGHT = 0.25, 0.5
+"""Share of late interaction behind a hybrid search, which has looked at the words already, and behind a dense
+one; docs/benchmarks.md has them next to others."""
 
 
 class ListwiseRerank(BaseNodePostprocessor):
-    """Rerank candidates by comparing their stored vectors with a better query vector.
+    """Rerank candidates with the embedding model's own encoder; no second model is needed.
 
-    No document is encoded again and no second model is needed: "listwise" runs the embedding model's encoder
-    once over the query and its first candidates, "feedback" not at all.
+    "late_interaction" compares each token of the query with the token vectors of each candidate, which know
+    their document: inside the store where it keeps them (`QdrantChunkStore(tokens=True)`), else by reading
+    the windows around the candidates again. "listwise" runs the encoder once over the query and its first
+    candidates, for checkpoints that were trained for such a prompt (E2Rank).
 
     Attributes:
         embed_model: The model that the collection was built with.
         top_n: Most nodes to return.
-        vector_store: Where to fetch vectors that the candidates do not carry, in one call.
-        method: "listwise" (one forward pass) or "feedback" (Rocchio, none).
-        weight: Share of the new score in the final one, the rest is the first stage's; from 0 to 1.
+        vector_store: Where the candidates are.
+        method: None is "listwise" for a model that was trained for it, else "late_interaction".
+        weight: Share of the new score in the final one, the rest is the first stage's; from 0 to 1. None is
+            0.5, and 0.25 for late interaction behind a hybrid search.
         prompt_candidates: How many candidates the list prompt shows; all are reranked.
-        feedback_candidates: How many candidates feedback takes as relevant.
-        feedback_weight: How far feedback moves the query vector towards them.
 
     Raises:
         InputError: There is no query.
-        MissingVectorError: Candidates carry no vector and no store has one.
+        UnsupportedModelError: The model was not trained for the method.
+        MissingVectorError: "listwise", and candidates carry no vector and no store has one.
         DimensionMismatchError: Stored vectors have another size than `embed_model` makes.
         FingerprintMismatchError: A candidate's vector was made in another way than `embed_model` makes them.
-        ContextOverflowError: The query leaves no room for the candidates.
     """
 
     embed_model: SerializeAsAny[ContextualEmbedding] = Field(default_factory=ContextualEmbedding)
     top_n: int = Field(default=10, gt=0)
     vector_store: BasePydanticVectorStore | None = Field(default=None, exclude=True)
-    method: Literal["listwise", "feedback"] = "listwise"
-    weight: float = Field(default=0.5, ge=0, le=1)
+    method: Method | None = None
+    weight: float | None = Field(default=None, ge=0, le=1)
     prompt_candidates: int = Field(default=20, gt=0)
-    feedback_candidates: int = Field(default=3, gt=0)
-    feedback_weight: float = Field(default=0.3, ge=0)
 
     @classmethod
     def class_name(cls) -> str:
@@ -106,49 +105,68 @@ class ListwiseRerank(BaseNodePostprocessor):
         dispatcher.event(ReRankEndEvent(nodes=result))
         return result
 
+    @property
+    def chosen_method(self) -> Method:
+        """The method that None stands for."""
+        has_prompt = self.embed_model.profile.family.list_prompt != ""
+        return self.method or ("listwise" if has_prompt else "late_interaction")
+
     def _rerank(self, nodes: list[NodeWithScore], query: QueryBundle) -> list[NodeWithScore]:
         candidates = sorted(nodes, key=lambda node: -(node.score or 0.0))
         self._check_fingerprints([candidate.node for candidate in candidates])
-        stored = self._stored_vectors([candidate.node for candidate in candidates])
-        first = self._first_scores(candidates, query, stored)
-        shown: Sequence[str | None] = [None] * len(candidates)
-        if self.method == "listwise":
-            texts = [
-                candidate.node.get_content(metadata_mode=MetadataMode.NONE)
-                for candidate in candidates[: self.prompt_candidates]
-            ]
-            prompt = LIST_PROMPTS[self.embed_model.profile.family.list_prompt]
-            listed = embed_list(self.embed_model.encoder, query.query_str, texts, prompt=prompt)
-            vector = listed.vector[: self.embed_model.dim]
-            counts = [f"{s}/{t}" for s, t in zip(listed.shown_tokens, listed.total_tokens, strict=True)]
-            shown = [*counts, *[None] * (len(candidates) - len(counts))]
-        else:
-            vector = move_to_feedback(
-                self._query_vector(query), stored[: self.feedback_candidates], weight=self.feedback_weight
-            )
-        scores = fuse_scores(first, _score_each(vector, stored), weight=self.weight)
-        order = scores.argsort(descending=True, stable=True).tolist()[: self.top_n]
-        return [_with_score(candidates[index], float(scores[index]), shown[index]) for index in order]
+        score = self._score_list if self.chosen_method == "listwise" else self._score_tokens
+        try:
+            scores, notes = score(candidates, query)
+        except ContextOverflowError as error:
+            logger.warning("the first stage's order is kept: %s", error)
+            kept = candidates[: self.top_n]
+            return [_with_score(each, each.score, {NOT_RERANKED: str(error)}) for each in kept]
+        first = [candidate.score for candidate in candidates]
+        final = scores
+        if all(value is not None for value in first):
+            final = fuse(np.array(first, dtype=np.float64), scores, weight=self._weight(candidates))
+        order = best_first(final)[: self.top_n]
+        return [_with_score(candidates[index], float(final[index]), notes[index]) for index in order]
 
-    def _first_scores(
-        self, candidates: Sequence[NodeWithScore], query: QueryBundle, stored: Float[Tensor, "candidates dim"]
-    ) -> Float[Tensor, " candidates"]:
-        """The first stage's scores; where it gave none, the cosine with the query vector."""
-        scores = [candidate.score for candidate in candidates]
-        if any(score is None for score in scores):
-            return _score_each(self._query_vector(query), stored)
-        return as_matrix([[score] for score in scores if score is not None])[:, 0]
+    def _weight(self, candidates: Sequence[NodeWithScore]) -> float:
+        if self.weight is not None:
+            return self.weight
+        is_hybrid = any(LEXICAL_SCORE in candidate.node.metadata for candidate in candidates)
+        return HYBRID_WEIGHT if is_hybrid and self.chosen_method == "late_interaction" else DENSE_WEIGHT
 
-    def _query_vector(self, query: QueryBundle) -> Float[Tensor, " dim"]:
-        """The query vector that the retriever left in the bundle, or a new one."""
-        if query.embedding is not None:
-            return as_matrix([query.embedding])[0]
-        return self.embed_model.embed_query(query.query_str)
+    def _score_tokens(
+        self, candidates: Sequence[NodeWithScore], query: QueryBundle
+    ) -> tuple[Float[np.ndarray, " candidates"], list[dict[str, object]]]:
+        found = score_candidates(
+            self.embed_model,
+            self.embed_model.embed_query_tokens(query.query_str),
+            [candidate.node for candidate in candidates],
+            store=self.vector_store,
+        )
+        notes: list[dict[str, object]] = [{TOKEN_SCORE: score, TOKENS_FROM: place} for score, place in found]
+        return np.array([score for score, _ in found], dtype=np.float64), notes
+
+    def _score_list(
+        self, candidates: Sequence[NodeWithScore], query: QueryBundle
+    ) -> tuple[Float[np.ndarray, " candidates"], list[dict[str, object]]]:
+        check_list_prompt(self.embed_model.profile)
+        stored = fetch_vectors([each.node for each in candidates], self.embed_model, store=self.vector_store)
+        shown = candidates[: self.prompt_candidates]
+        texts = [candidate.node.get_content(metadata_mode=MetadataMode.NONE) for candidate in shown]
+        prompt = LIST_PROMPTS[self.embed_model.profile.family.list_prompt]
+        listed = embed_list(self.embed_model.encoder, query.query_str, texts, prompt=prompt)
+        counts = zip(listed.shown_tokens, listed.total_tokens, strict=True)
+        notes: list[dict[str, object]] = [{SHOWN_TOKENS: f"{part}/{whole}"} for part, whole in counts]
+        notes += [{} for _ in candidates[len(notes) :]]
+        vector = listed.vector[: self.embed_model.dim].numpy().astype(np.float64)
+        # One by one: a matrix product rounds its rows differently, and equal vectors must stay tied.
+        cosines = [float(one @ vector / np.linalg.norm(one) / np.linalg.norm(vector)) for one in stored]
+        return np.array(cosines), notes
 
     def _check_fingerprints(self, nodes: Sequence[BaseNode]) -> None:
         own = self.embed_model.fingerprint()
         for node in nodes:
-            stamp = ChunkStamp.from_metadata(node.metadata)
+            stamp = ChunkStamp.from_node(node)
             if stamp is not None and stamp.fingerprint not in {own, None}:
                 raise FingerprintMismatchError(
                     f"node {node.node_id!r} has a vector of {stamp.fingerprint!r}; this reranker makes "
@@ -156,58 +174,14 @@ class ListwiseRerank(BaseNodePostprocessor):
                     "Rerank with the embed_model that the collection was built with"
                 )
 
-    def _stored_vectors(self, nodes: Sequence[BaseNode]) -> Float[Tensor, "candidates dim"]:
-        vectors = {node.node_id: node.embedding for node in nodes if node.embedding is not None}
-        missing = [node.node_id for node in nodes if node.node_id not in vectors]
-        if missing and self.vector_store is not None:
-            vectors.update(_fetch_vectors(self.vector_store, missing))
-        if absent := [node_id for node_id in missing if node_id not in vectors]:
-            raise MissingVectorError(
-                f"{len(absent)} of {len(nodes)} candidates come without a vector, the first is "
-                f"{absent[0]!r}; "
-                + (
-                    "pass ListwiseRerank(vector_store=...), or let the store return vectors"
-                    if self.vector_store is None
-                    else "the vector store has none for them: index them again"
-                )
-            )
-        stored = as_matrix([vectors[node.node_id] for node in nodes])
-        profile = self.embed_model.profile
-        dim = self.embed_model.dim or profile.dim
-        if stored.shape[1] != dim:
-            raise DimensionMismatchError(
-                f"stored vectors have {stored.shape[1]} dimensions; encoder {profile.name!r} makes "
-                f"{dim}. Rerank with the model that the collection was built with"
-            )
-        if not bool(stored.isfinite().all()):
-            raise NonFiniteError("a stored vector holds NaN or infinity; index the collection again")
-        return stored
-
     def __getstate__(self) -> dict[str, Any]:
         # A store holds a connection or a folder lock: it stays in its process, like callbacks.
         return make_state(self, local={"callback_manager", "vector_store"})
 
 
-def _fetch_vectors(store: BasePydanticVectorStore, node_ids: list[str]) -> dict[str, list[float]]:
-    """Ask a store for the vectors that it has, in one call."""
-    if isinstance(store, SimpleVectorStore):  # keeps vectors and no nodes
-        return {i: store.get(i) for i in node_ids if i in store.data.embedding_dict}
-    found = store.get_nodes(node_ids=node_ids)
-    return {node.node_id: node.embedding for node in found if node.embedding is not None}
-
-
-def _score_each(
-    vector: Float[Tensor, " dim"], stored: Float[Tensor, "candidates dim"]
-) -> Float[Tensor, " candidates"]:
-    """Cosines, one by one: a matrix product rounds its rows differently, and equal vectors must stay tied."""
-    return torch.cat([cosine_scores(vector, one[None]) for one in stored])
-
-
-def _with_score(candidate: NodeWithScore, score: float, shown: str | None) -> NodeWithScore:
-    """Copy a candidate with its new score; what was known of the old one goes into the metadata."""
-    added: dict[str, object] = {RETRIEVAL_SCORE: candidate.score}
-    if shown is not None:
-        added[SHOWN_TOKENS] = shown
+def _with_score(candidate: NodeWithScore, score: float | None, notes: Mapping[str, object]) -> NodeWithScore:
+    """Copy a candidate with its new score; what is known of the stages goes into the metadata."""
+    added = {RETRIEVAL_SCORE: candidate.score, **notes}
     node = candidate.node.model_copy(update={"metadata": {**candidate.node.metadata, **added}})
     for name in ("excluded_embed_metadata_keys", "excluded_llm_metadata_keys"):
         keys = getattr(node, name)

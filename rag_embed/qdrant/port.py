@@ -26,6 +26,19 @@ PAGE = 1_000
 
 
 @dataclass(frozen=True, slots=True)
+class SparseVector:
+    """A vector of which few numbers are not zero.
+
+    Attributes:
+        indices: Which numbers, none twice.
+        values: What they are.
+    """
+
+    indices: list[int]
+    values: list[float]
+
+
+@dataclass(frozen=True, slots=True)
 class StoredPoint:
     """One point, on its way in or out.
 
