@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from qdrant_client import AsyncQdrantClient, QdrantClient, models
 
@@ -19,7 +19,7 @@ from rag_embed.qdrant.port import (
     StoredPoint,
     VectorPrefix,
     name_vectors,
-    select_vector,
+    select_vectors,
     to_point_id,
     to_stored_point,
 )
@@ -73,6 +73,7 @@ class ClientEngine:
             },
             metadata=info.config.metadata or {},
             indexed=frozenset(info.payload_schema or {}),
+            sparse=frozenset(info.config.params.sparse_vectors or {}),
         )
 
     async def create(self, request: models.CreateCollection) -> None:
@@ -111,18 +112,24 @@ class ClientEngine:
         await self._call(lambda: self.client.delete_collection(self._collection_name))
 
     async def upsert(
-        self, points: Sequence[StoredPoint], vector_name: str, prefix: VectorPrefix | None
+        self,
+        points: Sequence[StoredPoint],
+        vector_name: str,
+        prefix: VectorPrefix | None,
+        condition: models.Filter | None = None,
     ) -> None:
         """Insert or overwrite points, and wait until they are stored."""
         structs = [
             models.PointStruct(
                 id=point.id,
-                vector=name_vectors(point.vector or [], vector_name, prefix),
+                vector=cast(models.VectorStruct, name_vectors(point, vector_name, prefix)),
                 payload=point.payload,
             )
             for point in points
         ]
-        await self._call(lambda: self.client.upsert(self._collection_name, structs, wait=True))
+        await self._call(
+            lambda: self.client.upsert(self._collection_name, structs, wait=True, update_filter=condition)
+        )
 
     async def delete(self, condition: models.Filter) -> None:
         """Delete the points that satisfy a condition, and wait until they are gone."""
@@ -132,17 +139,27 @@ class ClientEngine:
     async def flush(self) -> None:
         """Do nothing: a server sees to that itself, and memory has no disk."""
 
-    async def retrieve(self, ids: Sequence[PointId], vector_name: str) -> list[StoredPoint]:
+    async def retrieve(
+        self, ids: Sequence[PointId], vector_name: str, others: Sequence[str] = ()
+    ) -> list[StoredPoint]:
         """Fetch the vectors of those of the points that exist."""
         records = await self._call(
             lambda: self.client.retrieve(
-                self._collection_name, list(ids), with_payload=False, with_vectors=select_vector(vector_name)
+                self._collection_name,
+                list(ids),
+                with_payload=False,
+                with_vectors=select_vectors(vector_name, others),
             )
         )
-        return [to_stored_point(record, vector_name) for record in records]
+        return [to_stored_point(record, vector_name, others=others) for record in records]
 
     async def scroll(
-        self, condition: models.Filter | None, vector_name: str | None, limit: int, offset: PointId | None
+        self,
+        condition: models.Filter | None,
+        vector_name: str | None,
+        limit: int,
+        offset: PointId | None,
+        keys: Sequence[str] | None = None,
     ) -> tuple[list[StoredPoint], PointId | None]:
         """Fetch one page of points ordered by id, and where the next starts."""
         records, following = await self._call(
@@ -151,8 +168,8 @@ class ClientEngine:
                 scroll_filter=condition,
                 limit=limit,
                 offset=offset,
-                with_payload=True,
-                with_vectors=False if vector_name is None else select_vector(vector_name),
+                with_payload=True if keys is None else list(keys),
+                with_vectors=False if vector_name is None else select_vectors(vector_name),
             )
         )
         points = [to_stored_point(record, vector_name or "") for record in records]
@@ -172,10 +189,10 @@ class ClientEngine:
                 prefetch=_to_prefetch(search),
                 query_filter=search.condition,
                 # Local mode is always exact, and warns of parameters.
-                search_params=None if self._is_local else _to_params(search),
+                search_params=None if self._is_local else search.search_params,
                 limit=search.limit,
                 with_payload=True,
-                with_vectors=select_vector(search.vector_name) if search.with_vector else False,
+                with_vectors=select_vectors(search.vector_name) if search.with_vector else False,
             )
         )
         return [to_stored_point(point, search.vector_name, point.score) for point in response.points]
@@ -217,13 +234,4 @@ def _to_prefetch(search: Search) -> models.Prefetch | None:
         filter=search.condition,
         params=models.SearchParams(quantization=models.QuantizationSearchParams(rescore=False)),
         limit=search.prefix_limit,
-    )
-
-
-def _to_params(search: Search) -> models.SearchParams | None:
-    """Find candidates by quantized vectors, and order them by the whole ones."""
-    if search.oversampling is None or search.prefix is not None:
-        return None
-    return models.SearchParams(
-        quantization=models.QuantizationSearchParams(rescore=True, oversampling=search.oversampling)
     )

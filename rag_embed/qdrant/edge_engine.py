@@ -28,7 +28,7 @@ from rag_embed.qdrant.port import (
     Search,
     StoredPoint,
     VectorPrefix,
-    select_vector,
+    select_vectors,
     to_point_id,
     to_stored_point,
 )
@@ -36,7 +36,7 @@ from rag_embed.qdrant.port import (
 try:
     import qdrant_edge as edge
 
-    from rag_embed.qdrant import edge_indexes, edge_models
+    from rag_embed.qdrant import edge_filters, edge_indexes, edge_models
 except ImportError as error:
     raise MissingExtraError(
         f"path= needs the embedded Qdrant engine, which is not installed ({error}); "
@@ -147,17 +147,22 @@ class EdgeEngine:
             self._folder.remove()
 
     async def upsert(
-        self, points: Sequence[StoredPoint], vector_name: str, prefix: VectorPrefix | None
+        self,
+        points: Sequence[StoredPoint],
+        vector_name: str,
+        prefix: VectorPrefix | None,
+        condition: models.Filter | None = None,
     ) -> None:
         """Insert or overwrite points; the write-ahead log has them when this returns."""
         batch = [edge_models.to_edge_point(point, vector_name, prefix) for point in points]
         with self._held() as shard:
-            shard.update(edge.UpdateOperation.upsert_points(batch))
+            only = edge_filters.to_edge_filter(condition) if condition else None
+            shard.update(edge.UpdateOperation.upsert_points(batch, condition=only))
 
     async def delete(self, condition: models.Filter) -> None:
         """Delete the points that satisfy a condition."""
         with self._held() as shard:
-            shard.update(edge.UpdateOperation.delete_points_by_filter(edge_models.to_edge_filter(condition)))
+            shard.update(edge.UpdateOperation.delete_points_by_filter(edge_filters.to_edge_filter(condition)))
 
     async def flush(self) -> None:
         """Bring all that was written to disk, unless that was done within the last seconds.
@@ -170,28 +175,35 @@ class EdgeEngine:
                 shard.flush()
                 self._flushed_at = time.monotonic()
 
-    async def retrieve(self, ids: Sequence[PointId], vector_name: str) -> list[StoredPoint]:
+    async def retrieve(
+        self, ids: Sequence[PointId], vector_name: str, others: Sequence[str] = ()
+    ) -> list[StoredPoint]:
         """Fetch the vectors of those of the points that exist."""
         with self._held() as shard:
             records = shard.retrieve(
-                [edge_models.to_edge_id(id_) for id_ in ids],
+                [edge_filters.to_edge_id(id_) for id_ in ids],
                 with_payload=False,
-                with_vector=select_vector(vector_name),
+                with_vector=select_vectors(vector_name, others),
             )
-            return [to_stored_point(record, vector_name) for record in records]
+            return [to_stored_point(record, vector_name, others=others) for record in records]
 
     async def scroll(
-        self, condition: models.Filter | None, vector_name: str | None, limit: int, offset: PointId | None
+        self,
+        condition: models.Filter | None,
+        vector_name: str | None,
+        limit: int,
+        offset: PointId | None,
+        keys: Sequence[str] | None = None,
     ) -> tuple[list[StoredPoint], PointId | None]:
         """Fetch one page of points ordered by id, and where the next starts."""
         with self._held() as shard:
             records, following = shard.scroll(
                 edge.ScrollRequest(
-                    offset=edge_models.to_edge_id(offset) if offset is not None else None,
+                    offset=edge_filters.to_edge_id(offset) if offset is not None else None,
                     limit=limit,
-                    filter=edge_models.to_edge_filter(condition) if condition else None,
-                    with_payload=True,
-                    with_vector=False if vector_name is None else select_vector(vector_name),
+                    filter=edge_filters.to_edge_filter(condition) if condition else None,
+                    with_payload=True if keys is None else list(keys),
+                    with_vector=False if vector_name is None else select_vectors(vector_name),
                 )
             )
             points = [to_stored_point(record, vector_name or "") for record in records]
@@ -208,7 +220,7 @@ class EdgeEngine:
     async def count(self, condition: models.Filter | None) -> int:
         """Count points exactly."""
         with self._held() as shard:
-            edge_filter = edge_models.to_edge_filter(condition) if condition else None
+            edge_filter = edge_filters.to_edge_filter(condition) if condition else None
             return shard.count(edge.CountRequest(exact=True, filter=edge_filter))
 
     def optimize(self) -> None:

@@ -50,19 +50,23 @@ def _kinds_by_key(condition: models.Filter) -> dict[str, frozenset[models.Payloa
         if isinstance(item, models.IsEmptyCondition):
             kinds.setdefault(item.is_empty.key, frozenset())
         elif isinstance(item, models.FieldCondition):
-            kind = models.PayloadSchemaType.KEYWORD
-            if isinstance(item.match, models.MatchText):
+            if isinstance(item.match, models.MatchValue | models.MatchAny | models.MatchExcept):
+                kind = models.PayloadSchemaType.KEYWORD
+            elif isinstance(item.match, models.MatchText):
                 kind = models.PayloadSchemaType.TEXT
             elif isinstance(item.range, models.Range):
                 kind = models.PayloadSchemaType.FLOAT
             elif isinstance(item.range, models.DatetimeRange):
                 kind = models.PayloadSchemaType.DATETIME
+            else:
+                continue  # what only `qdrant_filters` asks for: it is evaluated on the payload
             kinds[item.key] = kinds.get(item.key, frozenset()) | {kind}
     return {key: found or frozenset({models.PayloadSchemaType.KEYWORD}) for key, found in kinds.items()}
 
 
 def _leaves(condition: models.Filter) -> Iterator[models.Condition]:
-    for group in (condition.must, condition.should, condition.must_not):
+    at_least = condition.min_should.conditions if condition.min_should else None
+    for group in (condition.must, condition.should, condition.must_not, at_least):
         for item in group if isinstance(group, list) else [group]:
             if isinstance(item, models.Filter):
                 yield from _leaves(item)

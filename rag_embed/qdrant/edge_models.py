@@ -1,15 +1,13 @@
-"""Searches, filters and settings, in the types of qdrant-edge-py."""
+"""Points, searches and settings, in the types of qdrant-edge-py."""
 
 from __future__ import annotations
-
-import uuid
-from datetime import date, datetime, timezone
 
 import qdrant_edge as edge
 from qdrant_client import models
 
-from rag_embed.errors import StoreError, UnsupportedQueryError
-from rag_embed.qdrant.port import PointId, Search, StoredPoint, VectorPrefix, name_vectors, select_vector
+from rag_embed.errors import StoreError
+from rag_embed.qdrant.edge_filters import to_edge_filter, to_edge_id
+from rag_embed.qdrant.port import Search, StoredPoint, VectorPrefix, name_vectors, select_vectors
 
 _DISTANCES = {
     models.Distance.COSINE: edge.Distance.Cosine,
@@ -71,27 +69,9 @@ def to_edge_index(key: str, schema: models.PayloadFieldSchema) -> edge.UpdateOpe
     return edge.UpdateOperation.create_field_index(key, _KINDS[models.PayloadSchemaType(kind.value)])
 
 
-def to_edge_filter(condition: models.Filter) -> edge.Filter:
-    """Translate a filter.
-
-    Raises:
-        UnsupportedQueryError: A condition that this package does not use.
-    """
-    return edge.Filter(
-        must=_conditions(condition.must),
-        should=_conditions(condition.should),
-        must_not=_conditions(condition.must_not),
-    )
-
-
-def to_edge_id(id_: PointId) -> int | uuid.UUID:
-    """Translate the id of a point."""
-    return id_ if isinstance(id_, int) else uuid.UUID(id_)
-
-
 def to_edge_point(point: StoredPoint, vector_name: str, prefix: VectorPrefix | None) -> edge.Point:
     """Translate a point to write."""
-    vectors = name_vectors(point.vector or [], vector_name, prefix)
+    vectors = name_vectors(point, vector_name, prefix)
     return edge.Point(to_edge_id(point.id), vectors, point.payload)  # type: ignore[arg-type]
 
 
@@ -102,7 +82,7 @@ def to_edge_query(search: Search) -> edge.QueryRequest:
     if search.diversity is not None:
         query = edge.Mmr(search.vector, 1.0 - search.diversity, search.candidates, using=using)
     condition = to_edge_filter(search.condition) if search.condition else None
-    prefetches, params = None, None
+    prefetches = None
     if search.prefix is not None:
         # The whole vectors order the candidates, so quantized ones need no rescoring.
         start = edge.Query.Nearest(search.vector[: search.prefix.dim], using=search.prefix.name)
@@ -110,17 +90,29 @@ def to_edge_query(search: Search) -> edge.QueryRequest:
         prefetches = [
             edge.Prefetch(limit=search.prefix_limit, query=start, params=unrescored, filter=condition)
         ]
-    elif search.oversampling is not None:
-        rescoring = edge.QuantizationSearchParams(rescore=True, oversampling=search.oversampling)
-        params = edge.SearchParams(quantization=rescoring)
     return edge.QueryRequest(
         limit=search.limit,
         query=query,
         prefetches=prefetches,
         filter=condition,
-        params=params,
+        params=_search_params(search.search_params) if search.search_params else None,
         with_payload=True,
-        with_vector=select_vector(search.vector_name) if search.with_vector else False,
+        with_vector=select_vectors(search.vector_name) if search.with_vector else False,
+    )
+
+
+def _search_params(params: models.SearchParams) -> edge.SearchParams:
+    quantization, acorn = params.quantization, params.acorn
+    return edge.SearchParams(
+        hnsw_ef=params.hnsw_ef,
+        exact=bool(params.exact),
+        quantization=edge.QuantizationSearchParams(
+            bool(quantization.ignore), quantization.rescore, quantization.oversampling
+        )
+        if quantization
+        else None,
+        indexed_only=bool(params.indexed_only),
+        acorn=edge.AcornSearchParams(bool(acorn.enable), acorn.max_selectivity) if acorn else None,
     )
 
 
@@ -180,57 +172,3 @@ def _quantization(config: models.QuantizationConfig | None) -> edge.Quantization
         f"the embedded engine is not given {config!r}; expected scalar, product or one-bit binary "
         "quantization. Use a server for the others"
     )
-
-
-def _conditions(value: list[models.Condition] | models.Condition | None) -> list[edge.ConditionType] | None:
-    if value is None:
-        return None
-    return [_condition(item) for item in (value if isinstance(value, list) else [value])]
-
-
-def _condition(item: models.Condition) -> edge.ConditionType:
-    if isinstance(item, models.Filter):
-        return to_edge_filter(item)
-    if isinstance(item, models.HasIdCondition):
-        return edge.HasIdCondition({to_edge_id(id_) for id_ in item.has_id if not isinstance(id_, uuid.UUID)})
-    if isinstance(item, models.IsEmptyCondition):
-        return edge.IsEmptyCondition(item.is_empty.key)
-    if isinstance(item, models.FieldCondition):
-        if item.match is not None:
-            return edge.FieldCondition(item.key, match=_match(item.match))
-        if isinstance(item.range, models.Range):
-            bounds = item.range
-            return edge.FieldCondition(
-                item.key, range=edge.RangeFloat(gte=bounds.gte, gt=bounds.gt, lte=bounds.lte, lt=bounds.lt)
-            )
-        if isinstance(item.range, models.DatetimeRange):
-            dates = item.range
-            return edge.FieldCondition(
-                item.key,
-                range=edge.RangeDateTime(
-                    gte=_date(dates.gte), gt=_date(dates.gt), lte=_date(dates.lte), lt=_date(dates.lt)
-                ),
-            )
-    raise UnsupportedQueryError(
-        f"the embedded engine is not given the condition {item!r}; expected a match, a range, ids or is-empty"
-    )
-
-
-def _match(match: models.Match) -> edge.MatchType:
-    if isinstance(match, models.MatchValue):
-        return edge.MatchValue(match.value)
-    if isinstance(match, models.MatchAny):
-        return edge.MatchAny(match.any)
-    if isinstance(match, models.MatchText):
-        return edge.MatchText(match.text)
-    raise UnsupportedQueryError(
-        f"the embedded engine is not given the match {match!r}; expected a value, any of several, or text"
-    )
-
-
-def _date(value: datetime | date | None) -> str | None:
-    if value is None:
-        return None
-    if not isinstance(value, datetime):
-        value = datetime(value.year, value.month, value.day)
-    return (value if value.tzinfo else value.replace(tzinfo=timezone.utc)).isoformat()

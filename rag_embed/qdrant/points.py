@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -15,6 +15,7 @@ from llama_index.core.vector_stores.utils import (
     metadata_dict_to_node,
     node_to_metadata_dict,
 )
+from qdrant_client import models
 
 from rag_embed.errors import (
     DimensionMismatchError,
@@ -24,6 +25,7 @@ from rag_embed.errors import (
     NonFiniteError,
 )
 from rag_embed.qdrant.port import Payload, PointId, StoredPoint
+from rag_embed.qdrant.values import check_metadata, check_text
 from rag_embed.stamp import ChunkStamp
 
 ID_NAMESPACE = uuid.UUID("6f1d5a0e-2f0b-5a83-9c55-5d0b4a0f3c11")
@@ -46,43 +48,48 @@ class PointBatch:
 
     Attributes:
         points: One per node, in order.
-        sizes: Estimated bytes of each on the wire.
         dim: Length of every vector; 0 if there are no points.
         fingerprint: How all the vectors were made; None if no node says so.
     """
 
     points: list[StoredPoint]
-    sizes: list[int]
     dim: int
     fingerprint: str | None
 
-    def requests(self, *, prefix_dim: int) -> Iterator[list[StoredPoint]]:
-        """Split into requests of bounded size, each point with a second vector of that many components."""
-        request: list[StoredPoint] = []
-        size = 0
-        for point, own_size in zip(self.points, self.sizes, strict=True):
-            point_size = own_size + BYTES_PER_NUMBER * prefix_dim
-            if request and (size + point_size > BATCH_BYTES or len(request) == BATCH_POINTS):
-                yield request
-                request, size = [], 0
-            request.append(point)
-            size += point_size
-        if request:
+
+def split_requests(points: Iterable[StoredPoint], *, prefix_dim: int = 0) -> Iterator[list[StoredPoint]]:
+    """Split points into requests of bounded size, each point with a prefix of that many components."""
+    request: list[StoredPoint] = []
+    size_bytes = 0
+    for point in points:
+        point_bytes = _wire_bytes(point) + BYTES_PER_NUMBER * prefix_dim
+        if request and (size_bytes + point_bytes > BATCH_BYTES or len(request) == BATCH_POINTS):
             yield request
+            request, size_bytes = [], 0
+        request.append(point)
+        size_bytes += point_bytes
+    if request:
+        yield request
 
 
 def point_id(node_id: str) -> str:
-    """Name the point of a node: the id itself where it is a UUID, else its uuid5."""
+    """Name the point of a node: the id itself where it is a UUID, else its uuid5.
+
+    A UUID names one point however it is spelled: in upper case, without hyphens, in braces or as a URN.
+
+    Raises:
+        InputError: An id that is no Unicode text.
+    """
     try:
         return str(uuid.UUID(node_id))
     except ValueError:
-        return str(uuid.uuid5(ID_NAMESPACE, node_id))
+        return str(uuid.uuid5(ID_NAMESPACE, check_text(node_id, "the node id")))
 
 
 def possible_point_ids(node_id: str) -> list[PointId]:
     """List the points that a node id may mean; a number may also be that of a foreign point."""
     ids: list[PointId] = [point_id(node_id)]
-    if node_id.isascii() and node_id.isdigit() and int(node_id) < 2**64:
+    if node_id.isascii() and node_id.isdigit() and len(node_id) <= 20 and int(node_id) < 2**64:  # noqa: PLR2004
         ids.append(int(node_id))
     return ids
 
@@ -94,17 +101,16 @@ def nodes_to_points(nodes: Sequence[BaseNode]) -> PointBatch:
         MissingVectorError: A node has no embedding.
         DimensionMismatchError: Embeddings differ in length.
         NonFiniteError: An embedding has a value that is not finite in float32.
-        FingerprintMismatchError: The nodes' stamps name several fingerprints.
-        InputError: Metadata that JSON cannot hold.
+        FingerprintMismatchError: The nodes' stamps name several fingerprints, or a stamp has none.
+        InputError: Metadata that would not come back, or two spellings of one UUID.
     """
     vectors = _checked_vectors(nodes)
-    points: list[StoredPoint] = []
-    sizes: list[int] = []
-    for node, vector in zip(nodes, vectors.tolist(), strict=True):
-        payload, payload_size = _payload(node)
-        sizes.append(payload_size + BYTES_PER_NUMBER * len(vector))
-        points.append(StoredPoint(id=point_id(node.node_id), payload=payload, vector=vector))
-    return PointBatch(points, sizes, dim=vectors.shape[1], fingerprint=_common_fingerprint(nodes))
+    points = [
+        StoredPoint(id=point_id(node.node_id), payload=_payload(node), vector=vector)
+        for node, vector in zip(nodes, vectors.tolist(), strict=True)
+    ]
+    _check_spellings(nodes, points)
+    return PointBatch(points, dim=vectors.shape[1], fingerprint=_common_fingerprint(nodes))
 
 
 def check_vector(vector: Sequence[float], what: str) -> list[float]:
@@ -172,10 +178,30 @@ def _check_finite(vectors: npt.NDArray[np.float64], names: Sequence[str]) -> Non
     )
 
 
+def _check_spellings(nodes: Sequence[BaseNode], points: Sequence[StoredPoint]) -> None:
+    """Refuse two nodes that would overwrite each other although their ids differ."""
+    spellings: dict[PointId, str] = {}
+    for node, point in zip(nodes, points, strict=True):
+        earlier = spellings.setdefault(point.id, node.node_id)
+        if earlier != node.node_id:
+            raise InputError(
+                f"node ids {earlier!r} and {node.node_id!r} spell one UUID, which names one point; expected every "
+                "chunk to have an id of its own"
+            )
+
+
 def _common_fingerprint(nodes: Sequence[BaseNode]) -> str | None:
     fingerprints: dict[str | None, str] = {}
     for node in nodes:
         stamp = ChunkStamp.from_metadata(node.metadata)
+        if stamp is not None and stamp.fingerprint is None:
+            raise FingerprintMismatchError(
+                f"node {node.node_id!r} was cut by LateChunkingNodeParser, but something else than "
+                "ContextualEmbedding made its vector, which therefore knows nothing of its document; expected a "
+                "vector with a fingerprint. Let the parser embed too, "
+                "transformations=[LateChunkingNodeParser(embed_model=embed_model)], or run the embedding as a "
+                "transformation behind it: [LateChunkingNodeParser(), embed_model]"
+            )
         fingerprints.setdefault(stamp.fingerprint if stamp else None, node.node_id)
     if len(fingerprints) > 1:
         found = ", ".join(f"{value!r} (node {node_id!r})" for value, node_id in fingerprints.items())
@@ -186,15 +212,34 @@ def _common_fingerprint(nodes: Sequence[BaseNode]) -> str | None:
     return next(iter(fingerprints), None)
 
 
-def _payload(node: BaseNode) -> tuple[Payload, int]:
-    """Build a node's payload, and estimate its size as JSON in bytes."""
+def _payload(node: BaseNode) -> Payload:
+    check_metadata(node.metadata, f"node {node.node_id!r}")
+    for related in node.relationships.values():
+        for neighbour in related if isinstance(related, list) else [related]:
+            check_metadata(neighbour.metadata, f"what node {node.node_id!r} says of {neighbour.node_id!r}")
     try:
         # Without its embedding: dumping it only to throw it away costs more than all the rest.
         payload: Payload = node_to_metadata_dict(node.model_copy(update={"embedding": None}))
-        # The node as a JSON string holds all its metadata and text; beside it the metadata stand once more.
-        return payload, 2 * len(str(payload["_node_content"]).encode())
+        str(payload["_node_content"]).encode()
     except (TypeError, ValueError) as error:  # among them pydantic's and UnicodeEncodeError
         raise InputError(
             f"node {node.node_id!r} cannot be written as JSON ({error}); expected text without lone "
             "surrogates, and metadata of numbers, strings, lists and dicts"
         ) from error
+    return payload
+
+
+def _wire_bytes(point: StoredPoint) -> int:
+    """Estimate the size of a point as JSON."""
+    # The node as a JSON string holds all its metadata and text; beside it the metadata stand once more.
+    payload_bytes = 2 * len(str(point.payload.get("_node_content", "")).encode())
+    numbers = len(point.vector or ()) + sum(_count_numbers(vector) for vector in point.others.values())
+    return payload_bytes + BYTES_PER_NUMBER * numbers
+
+
+def _count_numbers(vector: object) -> int:
+    if isinstance(vector, models.SparseVector):
+        return 2 * len(vector.values)
+    if isinstance(vector, Sequence):
+        return sum(_count_numbers(row) for row in vector) if vector and isinstance(vector[0], Sequence) else len(vector)
+    return 0

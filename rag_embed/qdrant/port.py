@@ -12,13 +12,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Coroutine, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol, TypeAlias, TypeVar, cast
 
 from qdrant_client import models
 
 PointId: TypeAlias = int | str
 Payload: TypeAlias = dict[str, object]
+Vectors: TypeAlias = Mapping[str, object]
+"""Vectors by name, of any kind (dense, sparse, multivector), in the engine's own types or those of `models`."""
+
 T = TypeVar("T")
 
 PAGE = 1_000
@@ -47,12 +50,14 @@ class StoredPoint:
         payload: What is kept beside the vector; empty if it was not asked for.
         vector: The dense vector; None if it was not asked for, or if the point has none.
         score: The engine's score of a search result; None otherwise.
+        others: More vectors of the point, by name; those that were asked for, or that are to be written.
     """
 
     id: PointId
     payload: Payload
     vector: list[float] | None = None
     score: float | None = None
+    others: Vectors = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,11 +83,13 @@ class CollectionInfo:
         vectors: Dense vectors by name; the unnamed one is called "".
         metadata: Free values kept with the collection.
         indexed: Payload keys that have an index.
+        sparse: Names of sparse vectors.
     """
 
     vectors: Mapping[str, models.VectorParams]
     metadata: Mapping[str, object]
     indexed: frozenset[str]
+    sparse: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +108,7 @@ class Search:
         prefix: Find candidates by this vector, then order them by the one called `vector_name`.
         oversampling: Candidates per result, where a prefix or quantized vectors find them. None for a plain
             search, in which quantized vectors have the last word.
+        params: The caller's own parameters of the search, which have precedence.
     """
 
     vector: list[float]
@@ -112,11 +120,22 @@ class Search:
     candidates: int = 0
     prefix: VectorPrefix | None = None
     oversampling: float | None = None
+    params: models.SearchParams | None = None
 
     @property
     def prefix_limit(self) -> int:
         """How many points to find by the prefix."""
         return math.ceil((self.oversampling or 1.0) * max(self.limit, self.candidates))
+
+    @property
+    def search_params(self) -> models.SearchParams | None:
+        """Parameters of the search by whole vectors: quantized ones find candidates, whole ones order them."""
+        if self.oversampling is None or self.prefix is not None:
+            return self.params
+        rescoring = models.QuantizationSearchParams(rescore=True, oversampling=self.oversampling)
+        if self.params is None:
+            return models.SearchParams(quantization=rescoring)
+        return self.params.model_copy(update={"quantization": self.params.quantization or rescoring})
 
 
 class Engine(Protocol):
@@ -149,9 +168,20 @@ class Engine(Protocol):
         """Delete the collection, if it exists."""
 
     async def upsert(
-        self, points: Sequence[StoredPoint], vector_name: str, prefix: VectorPrefix | None
+        self,
+        points: Sequence[StoredPoint],
+        vector_name: str,
+        prefix: VectorPrefix | None,
+        condition: models.Filter | None = None,
     ) -> None:
-        """Insert or overwrite points, writing their prefix beside the vector if the collection has one."""
+        """Insert points, or overwrite those that are there.
+
+        Args:
+            points: With all their vectors: what is not written again is gone.
+            vector_name: What their dense vector is called.
+            prefix: Written beside the vector if the collection has one.
+            condition: Overwrite only points that satisfy it; others stay as they are.
+        """
 
     async def delete(self, condition: models.Filter) -> None:
         """Delete the points that satisfy a condition."""
@@ -159,13 +189,31 @@ class Engine(Protocol):
     async def flush(self) -> None:
         """End a write: bring it to disk, where the engine does not do so by itself."""
 
-    async def retrieve(self, ids: Sequence[PointId], vector_name: str) -> list[StoredPoint]:
+    async def retrieve(
+        self, ids: Sequence[PointId], vector_name: str, others: Sequence[str] = ()
+    ) -> list[StoredPoint]:
         """Fetch the vectors, without payloads, of those of the points that exist; in any order."""
 
     async def scroll(
-        self, condition: models.Filter | None, vector_name: str | None, limit: int, offset: PointId | None
+        self,
+        condition: models.Filter | None,
+        vector_name: str | None,
+        limit: int,
+        offset: PointId | None,
+        keys: Sequence[str] | None = None,
     ) -> tuple[list[StoredPoint], PointId | None]:
-        """Fetch one page of points ordered by id, with vectors if one is named, and where the next starts."""
+        """Fetch one page of points ordered by id.
+
+        Args:
+            condition: Which; None for all.
+            vector_name: The vector they carry; None for none.
+            limit: Points of a page.
+            offset: Where the page starts.
+            keys: The payload keys they carry; None for all.
+
+        Returns:
+            The page, and where the next one starts, if there is one.
+        """
 
     async def search(self, search: Search) -> list[StoredPoint]:
         """Find the best points, best first."""
@@ -189,30 +237,40 @@ def to_pages(items: Sequence[PointId] | Sequence[str]) -> list[list[str]]:
     return [list(items[start : start + PAGE]) for start in range(0, len(items), PAGE)]  # type: ignore[arg-type]
 
 
-async def scroll_all(engine: Engine, condition: models.Filter | None, vector_name: str) -> list[StoredPoint]:
-    """Fetch every point that meets a condition, page by page."""
+async def scroll_all(
+    engine: Engine,
+    condition: models.Filter | None,
+    vector_name: str | None,
+    *,
+    keys: Sequence[str] | None = None,
+    limit: int | None = None,
+) -> list[StoredPoint]:
+    """Fetch every point that meets a condition, page by page, or the first of them."""
     points: list[StoredPoint] = []
     offset: PointId | None = None
-    while True:
-        page, offset = await engine.scroll(condition, vector_name, PAGE, offset)
+    while limit is None or len(points) < limit:
+        size = PAGE if limit is None else min(PAGE, limit - len(points))
+        page, offset = await engine.scroll(condition, vector_name, size, offset, keys)
         points += page
         if offset is None:
-            return points
+            break
+    return points
 
 
-def select_vector(vector_name: str) -> bool | list[str]:
-    """Say which vector to return: the named one, or the only one."""
-    return [vector_name] if vector_name else True
+def select_vectors(vector_name: str, others: Sequence[str] = ()) -> bool | list[str]:
+    """Say which vectors to return: the named ones, or all where one of them has no name."""
+    return [vector_name, *others] if vector_name else True
 
 
 def name_vectors(
-    vector: list[float], vector_name: str, prefix: VectorPrefix | None
-) -> list[float] | dict[str, list[float]]:
-    """Give a point's vector, and its prefix, their names; the unnamed one stays without."""
-    if not vector_name:
+    point: StoredPoint, vector_name: str, prefix: VectorPrefix | None
+) -> list[float] | dict[str, object]:
+    """Give a point's vectors their names; the unnamed one stays without if it is the only one."""
+    vector = point.vector or []
+    if not vector_name and not point.others:
         return vector
     prefixes = {prefix.name: vector[: prefix.dim]} if prefix else {}
-    return {vector_name: vector, **prefixes}
+    return {vector_name: vector, **prefixes, **point.others}
 
 
 def to_point_id(id_: object) -> PointId:
@@ -236,14 +294,16 @@ class FoundRecord(Protocol):
         """A vector, vectors by name, or None."""
 
 
-def to_stored_point(record: FoundRecord, vector_name: str, score: float | None = None) -> StoredPoint:
+def to_stored_point(
+    record: FoundRecord, vector_name: str, score: float | None = None, others: Sequence[str] = ()
+) -> StoredPoint:
     """Bring an engine's point to the port's form."""
-    vector = record.vector
-    if isinstance(vector, dict):
-        vector = vector.get(vector_name)
+    found = record.vector
+    vectors: Vectors = found if isinstance(found, dict) else {vector_name: found}
     return StoredPoint(
         id=to_point_id(record.id),
         payload=cast(Payload, record.payload or {}),
-        vector=cast("list[float]", vector) if vector else None,
+        vector=cast("list[float] | None", vectors.get(vector_name) or None),
         score=score,
+        others={name: vectors[name] for name in others if name in vectors},
     )

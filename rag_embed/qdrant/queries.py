@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping
+from typing import TypeVar
 
 from llama_index.core.vector_stores.types import VectorStoreQuery, VectorStoreQueryMode
+
+from pydantic import BaseModel, ValidationError
+from qdrant_client import models
 
 from rag_embed.errors import InputError, UnsupportedQueryError
 from rag_embed.qdrant.filters import all_of, has_node_ids, is_of_documents, to_condition
@@ -13,16 +18,56 @@ from rag_embed.qdrant.port import Search
 from rag_embed.qdrant.schema import CollectionSchema
 
 MMR_CANDIDATES_PER_RESULT = 4
+QUERY_OPTIONS = (
+    "mmr_threshold",
+    "mmr_prefetch_k",
+    "mmr_prefetch_factor",
+    "qdrant_filters",
+    "search_params",
+    "shard_identifier",
+)
+"""What LlamaIndex's `vector_store_kwargs` may hold."""
+
+Model = TypeVar("Model", bound=BaseModel)
 
 
-def check_query(query: VectorStoreQuery) -> None:
+def check_options(options: Mapping[str, object], *, known: tuple[str, ...], method: str) -> None:
+    """Refuse what a method would otherwise ignore.
+
+    Args:
+        options: As given; None counts as not given.
+        known: Names that it takes.
+        method: Whose they are, for messages.
+
+    Raises:
+        InputError: An unknown name, or `shard_identifier`.
+    """
+    if options.get("shard_identifier") is not None:
+        raise InputError(
+            f"{method} was given shard_identifier={options['shard_identifier']!r}; this store leaves shards to the "
+            "server. Give each tenant its own part of the graph by tenant_key= and filter by that key, or use a "
+            "collection for each"
+        )
+    for name, value in options.items():
+        if value is None or name in known:
+            continue
+        close = difflib.get_close_matches(name, known, 1)
+        hint = f"; did you mean {close[0]}?" if close else ""
+        expected = ", ".join(n for n in known if n != "shard_identifier") or "no further arguments"
+        raise InputError(f"{method} knows no {name!r}; expected {expected}{hint}")
+
+
+def check_query(query: VectorStoreQuery, options: Mapping[str, object]) -> None:
     """Refuse what no collection could answer.
 
     Raises:
         UnsupportedQueryError: A mode other than DEFAULT and MMR, or a filter that Qdrant cannot evaluate.
-        InputError: No vector, or no results wanted.
+        InputError: No vector, or no results wanted, or options that would be ignored.
         NonFiniteError: A vector with NaN or infinity.
     """
+    check_options(options, known=QUERY_OPTIONS, method="query")
+    _read_model(options, "qdrant_filters", models.Filter)
+    _read_model(options, "search_params", models.SearchParams)
     _check_mode(query.mode)
     if query.query_embedding is None:
         raise InputError("the query has no query_embedding; embed the question first")
@@ -41,7 +86,7 @@ def to_search(
         query: Mode DEFAULT or MMR, ids, documents, filters and number of results.
         schema: Of the collection.
         with_vectors: Whether the results carry their vectors.
-        options: LlamaIndex's `vector_store_kwargs`: mmr_threshold, mmr_prefetch_k, mmr_prefetch_factor.
+        options: LlamaIndex's `vector_store_kwargs`; their `qdrant_filters` must hold beside everything else.
 
     Raises:
         DimensionMismatchError: A vector of another length than the collection's.
@@ -59,12 +104,14 @@ def to_search(
             has_node_ids(query.node_ids) if query.node_ids else None,
             is_of_documents(query.doc_ids) if query.doc_ids is not None else None,
             to_condition(query.filters),
+            _read_model(options, "qdrant_filters", models.Filter),
         ),
         with_vector=with_vectors,
         diversity=diversity,
         candidates=candidates,
         prefix=schema.prefix,
         oversampling=schema.oversampling,
+        params=_read_model(options, "search_params", models.SearchParams),
     )
 
 
@@ -97,3 +144,16 @@ def _number(options: Mapping[str, object], name: str, default: float) -> float:
     if not isinstance(value, int | float):
         raise InputError(f"{name} is {value!r}; expected a number")
     return float(value)
+
+
+def _read_model(options: Mapping[str, object], name: str, kind: type[Model]) -> Model | None:
+    """Read one of Qdrant's own models, or a dict of its fields."""
+    value = options.get(name)
+    if value is None or isinstance(value, kind):
+        return value
+    try:
+        return kind.model_validate(value)
+    except ValidationError as error:
+        raise InputError(
+            f"{name} is {value!r}; expected a qdrant_client.models.{kind.__name__}, or a dict of its fields ({error})"
+        ) from error

@@ -36,6 +36,7 @@ class CollectionSettings(BaseModel):
     """How a collection is made; without effect on one that exists. None leaves the choice to Qdrant.
 
     Attributes:
+        dim: Length of the vectors; None takes that of the first ones.
         distance: How vectors compare. Under Cosine they are normalised when stored, and come back so.
         datatype: Storage of a component: float32, float16 or uint8. Left out where `storage` says it.
         on_disk: Whether whole vectors stay on disk rather than in memory.
@@ -50,6 +51,7 @@ class CollectionSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    dim: Positive | None = None
     distance: models.Distance = models.Distance.COSINE
     datatype: models.Datatype | None = None
     on_disk: bool | None = None
@@ -87,7 +89,13 @@ class CollectionSettings(BaseModel):
 
         Raises:
             InputError: A storage that does not suit the vectors.
+            DimensionMismatchError: Vectors of another length than `dim`.
         """
+        if self.dim not in (None, dim):
+            raise DimensionMismatchError(
+                f"the settings of the collection say dim={self.dim}; the first vectors have {dim}. Leave out dim, "
+                "or embed with the model that it was meant for"
+            )
         plain = models.VectorParams(
             size=dim,
             distance=self.distance,
@@ -122,6 +130,7 @@ class CollectionSchema:
         encoding: How the vectors that are searched are kept, such as "float32" or "int8".
         prefix: The vector that is searched instead, if there is one.
         oversampling: Candidates per result; None where a search needs none.
+        others: Vectors of the collection that somebody else wrote, such as sparse ones. They are kept.
     """
 
     collection_name: str
@@ -133,6 +142,7 @@ class CollectionSchema:
     encoding: str = "float32"
     prefix: VectorPrefix | None = None
     oversampling: float | None = None
+    others: tuple[str, ...] = ()
 
     def check_dim(self, dim: int, what: str) -> None:
         """Refuse a vector of another length.
@@ -212,6 +222,7 @@ def read_schema(
         encoding=encoding,
         prefix=prefix,
         oversampling=choose_oversampling(encoding, prefix.dim if prefix else None),
+        others=tuple(sorted({*info.vectors, *info.sparse} - {vector_name, prefix.name if prefix else vector_name})),
     )
 
 

@@ -20,6 +20,7 @@ from rag_embed.qdrant.client_engine import ClientEngine
 from rag_embed.qdrant.collection import Collection
 from rag_embed.qdrant.connect import BlockingEngine, Connection
 from rag_embed.qdrant.lifecycle import Flow, StoreLifecycle
+from rag_embed.qdrant.plan import CollectionPlan
 from rag_embed.qdrant.retry import RetryPolicy
 from rag_embed.qdrant.schema import CollectionSettings
 from rag_embed.qdrant.storage import VectorStorage
@@ -119,7 +120,7 @@ class QdrantChunkStore(StoreLifecycle, BasePydanticVectorStore):
             options=options,
             retry=self.retry,
         )
-        self._collection = Collection(
+        plan = CollectionPlan(
             collection_name,
             vector_name=self.vector_name,
             settings=self.settings,
@@ -127,8 +128,8 @@ class QdrantChunkStore(StoreLifecycle, BasePydanticVectorStore):
             tenant_key=self.tenant_key,
             fingerprint=self.fingerprint,
             storage=self.storage,
-            text_key=self.text_key,
         )
+        self._collection = Collection(plan, text_key=self.text_key)
         if self.path is not None or (self.fingerprint is not None and (client or aclient is None)):
             try:
                 self.info()
