@@ -18,6 +18,8 @@ Fusion: TypeAlias = Literal["scores", "dbsf", "rrf"]
 
 LEXICAL_WEIGHT = 0.5
 """Share of the words in a hybrid search; docs/benchmarks.md has it next to others."""
+TOKEN_WEIGHT = 0.25
+"""Share of late interaction behind a hybrid search."""
 LEG_CANDIDATES = 50
 """Chunks that each leg of a hybrid search finds."""
 RRF_CONSTANT = 60

@@ -15,6 +15,7 @@ from qdrant_client import AsyncQdrantClient, QdrantClient, models
 from rag_embed.qdrant.port import (
     CollectionInfo,
     PointId,
+    QueryVector,
     Search,
     StoredPoint,
     VectorPrefix,
@@ -82,6 +83,7 @@ class ClientEngine:
             lambda: self.client.create_collection(
                 self._collection_name,
                 vectors_config=request.vectors,
+                sparse_vectors_config=request.sparse_vectors,
                 shard_number=request.shard_number,
                 replication_factor=request.replication_factor,
                 write_consistency_factor=request.write_consistency_factor,
@@ -177,7 +179,7 @@ class ClientEngine:
 
     async def search(self, search: Search) -> list[StoredPoint]:
         """Find the best points."""
-        query: models.NearestQuery | list[float] = search.vector
+        query: models.NearestQuery | QueryVector = search.vector
         if search.diversity is not None:
             mmr = models.Mmr(diversity=search.diversity, candidates_limit=search.candidates)
             query = models.NearestQuery(nearest=search.vector, mmr=mmr)
@@ -196,6 +198,36 @@ class ClientEngine:
             )
         )
         return [to_stored_point(point, search.vector_name, point.score) for point in response.points]
+
+    async def search_legs(self, searches: Sequence[Search]) -> list[list[StoredPoint]]:
+        """Find candidates by several searches, and score each candidate by all of them."""
+        finders = [self._to_finder(search) for search in searches if search.limit]
+        requests = [
+            models.QueryRequest(
+                prefetch=finders,
+                query=search.vector,
+                using=search.vector_name,
+                limit=sum(other.limit for other in searches),
+                with_payload=number == 0,
+                with_vector=select_vectors(search.vector_name) if search.with_vector else False,
+            )
+            for number, search in enumerate(searches)
+        ]
+        replies = await self._call(lambda: self.client.query_batch_points(self._collection_name, requests))
+        return [
+            [to_stored_point(point, search.vector_name, point.score) for point in reply.points]
+            for search, reply in zip(searches, replies, strict=True)
+        ]
+
+    def _to_finder(self, search: Search) -> models.Prefetch:
+        return models.Prefetch(
+            prefetch=_to_prefetch(search),
+            query=search.vector,
+            using=search.vector_name,
+            filter=search.condition,
+            params=None if self._is_local else search.search_params,
+            limit=search.limit,
+        )
 
     async def count(self, condition: models.Filter | None) -> int:
         """Count points exactly."""
@@ -229,7 +261,7 @@ def _to_prefetch(search: Search) -> models.Prefetch | None:
     if search.prefix is None:
         return None
     return models.Prefetch(
-        query=search.vector[: search.prefix.dim],
+        query=search.prefix_vector,
         using=search.prefix.name,
         filter=search.condition,
         params=models.SearchParams(quantization=models.QuantizationSearchParams(rescore=False)),

@@ -6,27 +6,37 @@ Each method is one coroutine over the port; the store runs it blocking or on an 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
+import numpy as np
+from jaxtyping import Float
 from llama_index.core.schema import BaseNode
-from llama_index.core.vector_stores.types import MetadataFilters, VectorStoreQuery, VectorStoreQueryResult
+from llama_index.core.vector_stores.types import (
+    MetadataFilters,
+    VectorStoreQuery,
+    VectorStoreQueryMode,
+    VectorStoreQueryResult,
+)
 from qdrant_client import models
 
 from rag_embed.errors import InputError, MissingVectorError
 from rag_embed.qdrant.filters import all_of, has_node_ids, is_of_documents, to_condition
+from rag_embed.qdrant.hybrid import to_hybrid_search, to_lexical_search, to_token_search
+from rag_embed.qdrant.legs import TOKENS_NAME, check_tokens
 from rag_embed.qdrant.plan import CollectionPlan
 from rag_embed.qdrant.points import (
     NO_DOCUMENT,
+    PointBatch,
     nodes_to_points,
     point_id,
     point_to_node,
     possible_point_ids,
 )
 from rag_embed.qdrant.port import Engine, PointId, StoredPoint, scroll_all, to_pages
-from rag_embed.qdrant.queries import check_query, to_search
+from rag_embed.qdrant.queries import LEXICAL_MODES, check_query, to_query_condition, to_search
 from rag_embed.qdrant.schema import CollectionSchema
 from rag_embed.qdrant.writing import empty_document, replace_chunks, write_points
-
-_NEARER_IS_LESS = (models.Distance.EUCLID, models.Distance.MANHATTAN)
+from rag_embed.stamp import ChunkStamp
 
 
 class Collection:
@@ -62,7 +72,7 @@ class Collection:
         batch = nodes_to_points(nodes)
         if batch.points:
             schema = self._cached = await self._plan.prepare(engine, batch)
-            await write_points(engine, schema, batch.points)
+            await write_points(engine, schema, await self._with_legs(engine, schema, nodes, batch))
             await engine.flush()
         return [node.node_id for node in nodes]
 
@@ -78,7 +88,8 @@ class Collection:
         batch = nodes_to_points(nodes)
         if batch.points:
             schema = self._cached = await self._plan.prepare(engine, batch)
-            await replace_chunks(engine, schema, ref_doc_id, batch.points)
+            points = await self._with_legs(engine, schema, nodes, batch)
+            await replace_chunks(engine, schema, ref_doc_id, points)
         elif await self._schema(engine) is not None:
             await empty_document(engine, ref_doc_id)
         else:
@@ -186,14 +197,79 @@ class Collection:
         schema = await self._schema(engine)
         if schema is None:
             return VectorStoreQueryResult(nodes=[], similarities=[], ids=[])
-        points = await engine.search(to_search(query, schema, with_vectors=with_vectors, options=options))
+        points = await self._find(engine, query, schema, with_vectors=with_vectors, options=options)
         nodes = [point_to_node(point, self._text_key) for point in points]
-        sign = -1.0 if schema.distance in _NEARER_IS_LESS else 1.0
         return VectorStoreQueryResult(
             nodes=nodes,
-            similarities=[sign * (point.score or 0.0) for point in points],
+            similarities=[point.score or 0.0 for point in points],
             ids=[node.node_id for node in nodes],
         )
+
+    async def _find(
+        self,
+        engine: Engine,
+        query: VectorStoreQuery,
+        schema: CollectionSchema,
+        *,
+        with_vectors: bool,
+        options: Mapping[str, object],
+    ) -> list[StoredPoint]:
+        """Search as the mode says; scores are such that higher is better."""
+        condition = to_query_condition(query, options)
+        if query.mode in LEXICAL_MODES:
+            words = to_lexical_search(query, schema, condition, with_vectors=with_vectors)
+            return await engine.search(words) if words else []
+        dense = to_search(query, schema, condition, with_vectors=with_vectors, options=options)
+        if query.mode == VectorStoreQueryMode.HYBRID or options.get("query_tokens") is not None:
+            hybrid = to_hybrid_search(query, schema, dense, options)
+            return hybrid.rank(await engine.search_legs(hybrid.legs))
+        sign = -1.0 if schema.has_distances else 1.0
+        return [replace(point, score=sign * (point.score or 0.0)) for point in await engine.search(dense)]
+
+    async def score_tokens(
+        self, engine: Engine, node_ids: Sequence[str], query_vectors: Float[np.ndarray, "query_tokens dim"]
+    ) -> dict[str, float]:
+        """Compare a query's token vectors with those of stored chunks; chunks without any are left out."""
+        schema = await self._schema(engine)
+        if schema is None or schema.legs.tokens is None:
+            return {}
+        wanted = {id_: node_id for node_id in node_ids for id_ in possible_point_ids(node_id)}
+        scores: dict[str, float] = {}
+        for page in to_pages(list(wanted)):
+            for point in await engine.search(to_token_search(query_vectors, schema, page)):
+                scores[wanted[point.id]] = (point.score or 0.0) / len(query_vectors)
+        return scores
+
+    async def _with_legs(
+        self, engine: Engine, schema: CollectionSchema, nodes: Sequence[BaseNode], batch: PointBatch
+    ) -> list[StoredPoint]:
+        """Give points what the collection keeps beside the dense vector.
+
+        Nodes that come without token vectors, as they come out of the store, keep those that are stored if
+        these are of the same reading of the chunk: of the same place in the same context, by the same model.
+        """
+        points = schema.legs.add_to(nodes, batch.points)
+        if schema.legs.tokens is None:
+            return points
+        bare = {
+            point.id: ChunkStamp.from_node(node)
+            for node, point in zip(nodes, points, strict=True)
+            if TOKENS_NAME not in point.others
+        }
+        kept: dict[PointId, object] = {}
+        for page in to_pages(list(bare)):
+            stored = await engine.scroll(all_of(models.HasIdCondition(has_id=list(page))), None, len(page), None)
+            same = [p.id for p in stored[0] if bare[p.id] and self._stamp_of(p) == bare[p.id]]
+            for point in await engine.retrieve(same, schema.vector_name, (TOKENS_NAME,)):
+                kept |= {point.id: tokens for tokens in point.others.values()}
+        check_tokens(points, frozenset(kept), self._name)
+        return [
+            replace(point, others={**point.others, TOKENS_NAME: kept[point.id]}) if point.id in kept else point
+            for point in points
+        ]
+
+    def _stamp_of(self, point: StoredPoint) -> ChunkStamp | None:
+        return ChunkStamp.from_node(point_to_node(point, self._text_key))
 
     async def _schema(self, engine: Engine) -> CollectionSchema | None:
         return self._cached or await self.read_schema(engine)

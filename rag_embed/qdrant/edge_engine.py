@@ -105,7 +105,9 @@ class EdgeEngine:
         with self._held():
             if self._file is None or self._shard is None:
                 return None
-            return CollectionInfo(self._file.vectors, self._file.metadata, self._indexed())
+            return CollectionInfo(
+                self._file.vectors, self._file.metadata, self._indexed(), sparse=frozenset(self._file.sparse)
+            )
 
     async def create(self, request: models.CreateCollection) -> None:
         """Create the collection."""
@@ -115,6 +117,7 @@ class EdgeEngine:
             vectors = request.vectors if isinstance(request.vectors, dict) else {"": request.vectors}
             content = CollectionFile(
                 vectors={name: params for name, params in vectors.items() if params is not None},
+                sparse=sorted(request.sparse_vectors or {}),
                 metadata=dict(request.metadata or {}),
             )
             self._shard = edge.EdgeShard.create(str(self._folder.shard), edge_models.to_edge_config(request))
@@ -216,6 +219,17 @@ class EdgeEngine:
                 edge_indexes.index_keys(shard, search.condition)
             found = shard.query(edge_models.to_edge_query(search))
             return [to_stored_point(point, search.vector_name, point.score) for point in found]
+
+    async def search_legs(self, searches: Sequence[Search]) -> list[list[StoredPoint]]:
+        """Find candidates by several searches, and score each candidate by all of them."""
+        with self._held() as shard:
+            if searches[0].condition is not None:
+                edge_indexes.index_keys(shard, searches[0].condition)
+            replies = shard.query_batch(edge_models.to_edge_batch(searches))
+            return [
+                [to_stored_point(point, search.vector_name, point.score) for point in reply]
+                for search, reply in zip(searches, replies, strict=True)
+            ]
 
     async def count(self, condition: models.Filter | None) -> int:
         """Count points exactly."""

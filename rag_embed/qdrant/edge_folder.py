@@ -30,6 +30,7 @@ class CollectionFile(BaseModel):
 
     version: int = 1
     vectors: dict[str, models.VectorParams]
+    sparse: list[str] = []
     metadata: dict[str, object]
 
 

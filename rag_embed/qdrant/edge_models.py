@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import qdrant_edge as edge
 from qdrant_client import models
 
 from rag_embed.errors import StoreError
 from rag_embed.qdrant.edge_filters import to_edge_filter, to_edge_id
-from rag_embed.qdrant.port import Search, StoredPoint, VectorPrefix, name_vectors, select_vectors
+from rag_embed.qdrant.port import QueryVector, Search, StoredPoint, VectorPrefix, name_vectors, select_vectors
 
 _DISTANCES = {
     models.Distance.COSINE: edge.Distance.Cosine,
@@ -19,6 +21,8 @@ _DATATYPES = {
     models.Datatype.FLOAT32: edge.VectorStorageDatatype.Float32,
     models.Datatype.FLOAT16: edge.VectorStorageDatatype.Float16,
     models.Datatype.UINT8: edge.VectorStorageDatatype.Uint8,
+    models.Datatype.TURBO4: edge.VectorStorageDatatype.Turbo4,  # type: ignore[attr-defined]
+    models.Datatype.TURBO8: edge.VectorStorageDatatype.Turbo8,
 }
 _KINDS = {
     models.PayloadSchemaType.KEYWORD: edge.PayloadSchemaType.Keyword,
@@ -54,6 +58,12 @@ def to_edge_config(request: models.CreateCollection) -> edge.EdgeConfig:
     vectors = request.vectors if isinstance(request.vectors, dict) else {"": request.vectors}
     return edge.EdgeConfig(
         vectors={name: _vector(params) for name, params in vectors.items() if params is not None},
+        sparse_vectors={
+            name: edge.EdgeSparseVectorParams(
+                modifier=edge.Modifier.Idf if params.modifier is models.Modifier.IDF else None
+            )
+            for name, params in (request.sparse_vectors or {}).items()
+        },
         on_disk_payload=request.on_disk_payload,
         hnsw_config=_hnsw(request.hnsw_config),
         optimizers=_optimizers(request.optimizers_config),
@@ -72,33 +82,77 @@ def to_edge_index(key: str, schema: models.PayloadFieldSchema) -> edge.UpdateOpe
 def to_edge_point(point: StoredPoint, vector_name: str, prefix: VectorPrefix | None) -> edge.Point:
     """Translate a point to write."""
     vectors = name_vectors(point, vector_name, prefix)
+    if isinstance(vectors, dict):
+        vectors = {name: _query_vector(vector) for name, vector in vectors.items()}  # type: ignore[arg-type]
     return edge.Point(to_edge_id(point.id), vectors, point.payload)  # type: ignore[arg-type]
 
 
 def to_edge_query(search: Search) -> edge.QueryRequest:
     """Translate a search."""
-    using = search.vector_name or None
-    query: edge.ScoringQueryType = edge.Query.Nearest(search.vector, using=using)
+    query = _nearest(search)
     if search.diversity is not None:
-        query = edge.Mmr(search.vector, 1.0 - search.diversity, search.candidates, using=using)
-    condition = to_edge_filter(search.condition) if search.condition else None
-    prefetches = None
-    if search.prefix is not None:
-        # The whole vectors order the candidates, so quantized ones need no rescoring.
-        start = edge.Query.Nearest(search.vector[: search.prefix.dim], using=search.prefix.name)
-        unrescored = edge.SearchParams(quantization=edge.QuantizationSearchParams(rescore=False))
-        prefetches = [
-            edge.Prefetch(limit=search.prefix_limit, query=start, params=unrescored, filter=condition)
-        ]
+        using = search.vector_name or None
+        query = edge.Mmr(search.vector, 1.0 - search.diversity, search.candidates, using=using)  # type: ignore[arg-type]
     return edge.QueryRequest(
         limit=search.limit,
         query=query,
-        prefetches=prefetches,
-        filter=condition,
+        prefetches=_prefix_stage(search),
+        filter=to_edge_filter(search.condition) if search.condition else None,
         params=_search_params(search.search_params) if search.search_params else None,
         with_payload=True,
         with_vector=select_vectors(search.vector_name) if search.with_vector else False,
     )
+
+
+def to_edge_batch(searches: Sequence[Search]) -> edge.QueryBatchRequest:
+    """Translate searches of which each finds candidates, and each scores those of all."""
+    finders = [
+        edge.Prefetch(
+            limit=search.limit,
+            query=_nearest(search),
+            prefetches=_prefix_stage(search),
+            filter=to_edge_filter(search.condition) if search.condition else None,
+            params=_search_params(search.search_params) if search.search_params else None,
+        )
+        for search in searches
+        if search.limit
+    ]
+    return edge.QueryBatchRequest(
+        [
+            edge.QueryRequest(
+                limit=sum(other.limit for other in searches),
+                query=_nearest(search),
+                prefetches=finders,
+                with_payload=number == 0,
+                with_vector=select_vectors(search.vector_name) if search.with_vector else False,
+            )
+            for number, search in enumerate(searches)
+        ]
+    )
+
+
+def _nearest(search: Search) -> edge.ScoringQueryType:
+    return edge.Query.Nearest(_query_vector(search.vector), using=search.vector_name or None)
+
+
+def _query_vector(vector: QueryVector) -> edge.NamedVector:
+    if isinstance(vector, models.SparseVector):
+        return edge.SparseVector(vector.indices, vector.values)
+    return vector
+
+
+def _prefix_stage(search: Search) -> list[edge.Prefetch] | None:
+    """Find candidates by the prefix; the whole vectors order them, so quantized ones need no rescoring."""
+    if search.prefix is None:
+        return None
+    return [
+        edge.Prefetch(
+            limit=search.prefix_limit,
+            query=edge.Query.Nearest(search.prefix_vector, using=search.prefix.name),
+            params=edge.SearchParams(quantization=edge.QuantizationSearchParams(rescore=False)),
+            filter=to_edge_filter(search.condition) if search.condition else None,
+        )
+    ]
 
 
 def _search_params(params: models.SearchParams) -> edge.SearchParams:
@@ -124,6 +178,9 @@ def _vector(params: models.VectorParams) -> edge.EdgeVectorParams:
         datatype=_DATATYPES[params.datatype] if params.datatype else None,
         hnsw_config=_hnsw(params.hnsw_config),
         quantization_config=_quantization(params.quantization_config),
+        multivector_config=edge.MultiVectorConfig(edge.MultiVectorComparator.MaxSim)
+        if params.multivector_config
+        else None,
     )
 
 

@@ -12,9 +12,9 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+from qdrant_client import models
 
 from rag_embed.errors import InputError, MissingExtraError
-from rag_embed.qdrant.port import SparseVector
 
 if TYPE_CHECKING:
     import qdrant_edge
@@ -56,7 +56,7 @@ class LexicalForm(BaseModel):
             return {}
         return {"language": value} if isinstance(value, str) else value
 
-    def to_document(self, text: str) -> SparseVector:
+    def to_document(self, text: str) -> models.SparseVector:
         """Weigh the terms of a stored text; empty if it has none.
 
         Raises:
@@ -65,7 +65,7 @@ class LexicalForm(BaseModel):
         """
         return _to_sparse(_load_model(self).embed_document(text))
 
-    def to_query(self, text: str) -> SparseVector:
+    def to_query(self, text: str) -> models.SparseVector:
         """List the terms of a question, each once; empty if all of them are stop words.
 
         Raises:
@@ -109,5 +109,5 @@ def _load_model(form: LexicalForm) -> qdrant_edge.Bm25:
         ) from error
 
 
-def _to_sparse(vector: qdrant_edge.SparseVector) -> SparseVector:
-    return SparseVector(list(vector.indices), list(vector.values))
+def _to_sparse(vector: qdrant_edge.SparseVector) -> models.SparseVector:
+    return models.SparseVector(indices=list(vector.indices), values=list(vector.values))

@@ -9,6 +9,7 @@ from qdrant_client import models
 
 from rag_embed.errors import FingerprintMismatchError, StoreError
 from rag_embed.qdrant.filters import DOCUMENT_INDEXES, to_path
+from rag_embed.qdrant.legs import Legs, check_tokens
 from rag_embed.qdrant.points import PointBatch
 from rag_embed.qdrant.port import CollectionInfo, Engine
 from rag_embed.qdrant.schema import (
@@ -33,6 +34,7 @@ class CollectionPlan:
         tenant_key: The one among them that separates tenants.
         fingerprint: What the collection must hold; None accepts what it holds.
         storage: How it must keep vectors; None accepts what is there.
+        legs: What a new one keeps beside the dense vector, and an existing one must.
     """
 
     name: str
@@ -42,6 +44,7 @@ class CollectionPlan:
     tenant_key: str | None
     fingerprint: str | None
     storage: VectorStorage | None
+    legs: Legs
 
     def __post_init__(self) -> None:
         self.settings.check_storage(self.storage)
@@ -73,7 +76,7 @@ class CollectionPlan:
         schema.check_fingerprint(batch.fingerprint, "what is added")
         self._check_own_fingerprint(batch)
         if schema.is_open:
-            await engine.set_metadata(make_record(batch.dim, batch.fingerprint))
+            await engine.set_metadata(make_record(batch.dim, batch.fingerprint, schema.legs))
             schema = replace(schema, fingerprint=batch.fingerprint, is_open=False)
         for key, index in self._indexes().items():
             if key not in info.indexed:
@@ -83,12 +86,16 @@ class CollectionPlan:
     async def _create(self, engine: Engine, batch: PointBatch) -> CollectionInfo:
         """Make the collection; if somebody else makes it meanwhile, theirs is taken and checked like any other."""
         self._check_own_fingerprint(batch)
+        if self.legs.tokens is not None and not batch.token_dim:
+            check_tokens(batch.points, frozenset(), self.name)
         request = self.settings.to_request(
             self.vector_name,
             batch.dim,
             batch.fingerprint,
             storage=self.storage,
             has_tenants=self.tenant_key is not None,
+            legs=self.legs,
+            token_dim=batch.token_dim,
         )
         refusal: StoreError | None = None
         try:
@@ -106,6 +113,7 @@ class CollectionPlan:
         has_record = read_record(info.metadata) is not None
         points = [] if has_record else (await engine.scroll(None, None, 1, None))[0]
         schema = read_schema(info, self.name, preferred=self.vector_name, points=points)
+        schema.legs.check(self.legs, self.name)
         if self.storage is None:
             return schema
         schema.check_storage(self.storage)

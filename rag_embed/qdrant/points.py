@@ -24,8 +24,10 @@ from rag_embed.errors import (
     MissingVectorError,
     NonFiniteError,
 )
+from rag_embed.qdrant.legs import read_token_dim
 from rag_embed.qdrant.port import Payload, PointId, StoredPoint
 from rag_embed.qdrant.values import check_metadata, check_text
+from rag_embed.stage_scores import STAGE_KEYS
 from rag_embed.stamp import ChunkStamp
 
 ID_NAMESPACE = uuid.UUID("6f1d5a0e-2f0b-5a83-9c55-5d0b4a0f3c11")
@@ -50,11 +52,13 @@ class PointBatch:
         points: One per node, in order.
         dim: Length of every vector; 0 if there are no points.
         fingerprint: How all the vectors were made; None if no node says so.
+        token_dim: Length of every token vector; 0 if no node has any.
     """
 
     points: list[StoredPoint]
     dim: int
     fingerprint: str | None
+    token_dim: int = 0
 
 
 def split_requests(points: Iterable[StoredPoint], *, prefix_dim: int = 0) -> Iterator[list[StoredPoint]]:
@@ -110,7 +114,12 @@ def nodes_to_points(nodes: Sequence[BaseNode]) -> PointBatch:
         for node, vector in zip(nodes, vectors.tolist(), strict=True)
     ]
     _check_spellings(nodes, points)
-    return PointBatch(points, dim=vectors.shape[1], fingerprint=_common_fingerprint(nodes))
+    return PointBatch(
+        points,
+        dim=vectors.shape[1],
+        fingerprint=_common_fingerprint(nodes),
+        token_dim=read_token_dim(nodes),
+    )
 
 
 def check_vector(vector: Sequence[float], what: str) -> list[float]:
@@ -143,6 +152,10 @@ def point_to_node(point: StoredPoint, text_key: str) -> BaseNode:
         )
     if point.vector is not None:
         node.embedding = point.vector
+    if point.stages:
+        node.metadata = {**node.metadata, **point.stages}
+        node.excluded_embed_metadata_keys = [*node.excluded_embed_metadata_keys, *point.stages]
+        node.excluded_llm_metadata_keys = [*node.excluded_llm_metadata_keys, *point.stages]
     return node
 
 
@@ -219,7 +232,10 @@ def _payload(node: BaseNode) -> Payload:
             check_metadata(neighbour.metadata, f"what node {node.node_id!r} says of {neighbour.node_id!r}")
     try:
         # Without its embedding: dumping it only to throw it away costs more than all the rest.
-        payload: Payload = node_to_metadata_dict(node.model_copy(update={"embedding": None}))
+        kept = {key: value for key, value in node.metadata.items() if key not in STAGE_KEYS}
+        payload: Payload = node_to_metadata_dict(
+            node.model_copy(update={"embedding": None, "metadata": kept})
+        )
         str(payload["_node_content"]).encode()
     except (TypeError, ValueError) as error:  # among them pydantic's and UnicodeEncodeError
         raise InputError(

@@ -22,23 +22,13 @@ Payload: TypeAlias = dict[str, object]
 Vectors: TypeAlias = Mapping[str, object]
 """Vectors by name, of any kind (dense, sparse, multivector), in the engine's own types or those of `models`."""
 
+QueryVector: TypeAlias = list[float] | list[list[float]] | models.SparseVector
+"""What a query is compared by: a dense vector, a vector per token, or words."""
+
 T = TypeVar("T")
 
 PAGE = 1_000
 """Points fetched, or ids sent, at once."""
-
-
-@dataclass(frozen=True, slots=True)
-class SparseVector:
-    """A vector of which few numbers are not zero.
-
-    Attributes:
-        indices: Which numbers, none twice.
-        values: What they are.
-    """
-
-    indices: list[int]
-    values: list[float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +41,7 @@ class StoredPoint:
         vector: The dense vector; None if it was not asked for, or if the point has none.
         score: The engine's score of a search result; None otherwise.
         others: More vectors of the point, by name; those that were asked for, or that are to be written.
+        stages: Scores of a search's stages, by the metadata key that says what they are.
     """
 
     id: PointId
@@ -58,6 +49,7 @@ class StoredPoint:
     vector: list[float] | None = None
     score: float | None = None
     others: Vectors = field(default_factory=dict)
+    stages: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +89,7 @@ class Search:
     """One vector query.
 
     Attributes:
-        vector: The query vector.
+        vector: The query's dense vector, its words, or a vector for each of its tokens.
         vector_name: Which of the collection's vectors to compare with.
         limit: How many points to return.
         condition: Only points that satisfy it are candidates.
@@ -111,7 +103,7 @@ class Search:
         params: The caller's own parameters of the search, which have precedence.
     """
 
-    vector: list[float]
+    vector: QueryVector
     vector_name: str
     limit: int
     condition: models.Filter | None = None
@@ -121,6 +113,13 @@ class Search:
     prefix: VectorPrefix | None = None
     oversampling: float | None = None
     params: models.SearchParams | None = None
+
+    @property
+    def prefix_vector(self) -> list[float]:
+        """The first components of a dense query vector, which are compared with the prefix."""
+        assert self.prefix is not None
+        assert isinstance(self.vector, list)
+        return cast("list[float]", self.vector[: self.prefix.dim])
 
     @property
     def prefix_limit(self) -> int:
@@ -217,6 +216,18 @@ class Engine(Protocol):
 
     async def search(self, search: Search) -> list[StoredPoint]:
         """Find the best points, best first."""
+
+    async def search_legs(self, searches: Sequence[Search]) -> list[list[StoredPoint]]:
+        """Find candidates by several searches, and score each candidate by all of them, in one request.
+
+        Args:
+            searches: Each finds `limit` candidates, unless that is 0, and scores those of all. They share
+                their condition.
+
+        Returns:
+            For each search the candidates with its score, best first; without those that it cannot score.
+            The first search's carry payloads, and vectors if it asks for them.
+        """
 
     async def count(self, condition: models.Filter | None) -> int:
         """Count the points that satisfy a condition, exactly."""

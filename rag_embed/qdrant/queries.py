@@ -17,6 +17,8 @@ from rag_embed.qdrant.points import check_vector
 from rag_embed.qdrant.port import Search
 from rag_embed.qdrant.schema import CollectionSchema
 
+LEXICAL_MODES = (VectorStoreQueryMode.SPARSE, VectorStoreQueryMode.TEXT_SEARCH)
+MODES = (VectorStoreQueryMode.DEFAULT, VectorStoreQueryMode.HYBRID, *LEXICAL_MODES, VectorStoreQueryMode.MMR)
 MMR_CANDIDATES_PER_RESULT = 4
 QUERY_OPTIONS = (
     "mmr_threshold",
@@ -24,6 +26,9 @@ QUERY_OPTIONS = (
     "mmr_prefetch_factor",
     "qdrant_filters",
     "search_params",
+    "fusion",
+    "query_tokens",
+    "token_weight",
     "shard_identifier",
 )
 """What LlamaIndex's `vector_store_kwargs` may hold."""
@@ -69,24 +74,44 @@ def check_query(query: VectorStoreQuery, options: Mapping[str, object]) -> None:
     _read_model(options, "qdrant_filters", models.Filter)
     _read_model(options, "search_params", models.SearchParams)
     _check_mode(query.mode)
-    if query.query_embedding is None:
-        raise InputError("the query has no query_embedding; embed the question first")
-    if query.similarity_top_k < 1:
-        raise InputError(f"similarity_top_k is {query.similarity_top_k}; expected at least 1")
-    check_vector(query.query_embedding, "the query vector")
+    for name in ("similarity_top_k", "sparse_top_k", "hybrid_top_k"):
+        count = getattr(query, name)
+        if count is not None and count < 1:
+            raise InputError(f"{name} is {count}; expected at least 1")
+    if query.mode not in LEXICAL_MODES:
+        if query.query_embedding is None:
+            raise InputError("the query has no query_embedding; embed the question first")
+        check_vector(query.query_embedding, "the query vector")
     to_condition(query.filters)
 
 
+def to_query_condition(query: VectorStoreQuery, options: Mapping[str, object]) -> models.Filter | None:
+    """Say which chunks may be found: by ids, documents, filters and `qdrant_filters`, all of which must hold."""
+    return all_of(
+        # VectorStoreIndex.as_retriever passes [] for "any node"; an empty list of documents means none.
+        has_node_ids(query.node_ids) if query.node_ids else None,
+        is_of_documents(query.doc_ids) if query.doc_ids is not None else None,
+        to_condition(query.filters),
+        _read_model(options, "qdrant_filters", models.Filter),
+    )
+
+
 def to_search(
-    query: VectorStoreQuery, schema: CollectionSchema, *, with_vectors: bool, options: Mapping[str, object]
+    query: VectorStoreQuery,
+    schema: CollectionSchema,
+    condition: models.Filter | None,
+    *,
+    with_vectors: bool,
+    options: Mapping[str, object],
 ) -> Search:
-    """Translate a checked query for a collection.
+    """Translate a checked query by vectors for a collection.
 
     Args:
         query: Mode DEFAULT or MMR, ids, documents, filters and number of results.
         schema: Of the collection.
+        condition: Only chunks that satisfy it are candidates.
         with_vectors: Whether the results carry their vectors.
-        options: LlamaIndex's `vector_store_kwargs`; their `qdrant_filters` must hold beside everything else.
+        options: LlamaIndex's `vector_store_kwargs`.
 
     Raises:
         DimensionMismatchError: A vector of another length than the collection's.
@@ -99,13 +124,7 @@ def to_search(
         vector=vector,
         vector_name=schema.vector_name,
         limit=query.similarity_top_k,
-        condition=all_of(
-            # VectorStoreIndex.as_retriever passes [] for "any node"; an empty list of documents means none.
-            has_node_ids(query.node_ids) if query.node_ids else None,
-            is_of_documents(query.doc_ids) if query.doc_ids is not None else None,
-            to_condition(query.filters),
-            _read_model(options, "qdrant_filters", models.Filter),
-        ),
+        condition=condition,
         with_vector=with_vectors,
         diversity=diversity,
         candidates=candidates,
@@ -116,10 +135,11 @@ def to_search(
 
 
 def _check_mode(mode: VectorStoreQueryMode) -> None:
-    if mode not in (VectorStoreQueryMode.DEFAULT, VectorStoreQueryMode.MMR):
+    if mode not in MODES:
+        known = ", ".join(mode.name for mode in MODES)
         raise UnsupportedQueryError(
-            f"query mode {mode.name} ({mode.value!r}) is not supported; expected DEFAULT or MMR, which is "
-            "all that dense vectors can answer. Use one of them, or a store that keeps sparse vectors"
+            f"query mode {mode.name} ({mode.value!r}) is not supported; expected one of {known}. HYBRID finds by "
+            "meaning and by words"
         )
 
 

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from qdrant_client import models
 
 from rag_embed.errors import DimensionMismatchError, FingerprintMismatchError, InputError, StoreError
+from rag_embed.qdrant.legs import Legs
 from rag_embed.qdrant.port import CollectionInfo, StoredPoint, VectorPrefix
 from rag_embed.qdrant.storage import (
     VectorStorage,
@@ -84,6 +85,8 @@ class CollectionSettings(BaseModel):
         *,
         storage: VectorStorage | None,
         has_tenants: bool,
+        legs: Legs,
+        token_dim: int,
     ) -> models.CreateCollection:
         """Build the request that creates the collection.
 
@@ -104,15 +107,22 @@ class CollectionSettings(BaseModel):
             quantization_config=self.quantization_config,
         )
         vectors = storage.to_vectors(vector_name, plain) if storage else {vector_name: plain}
+        if legs.names and not vector_name:
+            raise InputError(
+                f"vector_name is '' and the collection is to keep {legs}; expected a name, which vectors beside "
+                "others must have. Leave vector_name out"
+            )
+        vectors |= legs.to_vectors(token_dim)
         return models.CreateCollection(
             vectors=vectors if vector_name else vectors[""],
+            sparse_vectors=legs.to_sparse(),
             shard_number=self.shard_number,
             replication_factor=self.replication_factor,
             write_consistency_factor=self.write_consistency_factor,
             on_disk_payload=self.on_disk_payload,
             hnsw_config=self.hnsw_config or (TENANT_HNSW if has_tenants else None),
             optimizers_config=self.optimizers_config,
-            metadata=make_record(dim, fingerprint),
+            metadata=make_record(dim, fingerprint, legs),
         )
 
 
@@ -130,6 +140,7 @@ class CollectionSchema:
         encoding: How the vectors that are searched are kept, such as "float32" or "int8".
         prefix: The vector that is searched instead, if there is one.
         oversampling: Candidates per result; None where a search needs none.
+        legs: What it keeps beside the dense vector.
         others: Vectors of the collection that somebody else wrote, such as sparse ones. They are kept.
     """
 
@@ -142,7 +153,13 @@ class CollectionSchema:
     encoding: str = "float32"
     prefix: VectorPrefix | None = None
     oversampling: float | None = None
+    legs: Legs = Legs()
     others: tuple[str, ...] = ()
+
+    @property
+    def has_distances(self) -> bool:
+        """Whether the engine's scores are distances, of which the smaller is the better."""
+        return self.distance in (models.Distance.EUCLID, models.Distance.MANHATTAN)
 
     def check_dim(self, dim: int, what: str) -> None:
         """Refuse a vector of another length.
@@ -207,6 +224,8 @@ def read_schema(
     prefix = find_prefix(info.vectors, vector_name)
     encoding = read_encoding(info.vectors[prefix.name] if prefix else params)
     record = read_record(info.metadata)
+    legs = Legs.from_record(record or {})
+    own = {vector_name, *legs.names, *([prefix.name] if prefix else [])}
     if record is not None:
         fingerprint = str(record["fingerprint"]) if record.get("fingerprint") is not None else None
     else:
@@ -222,13 +241,15 @@ def read_schema(
         encoding=encoding,
         prefix=prefix,
         oversampling=choose_oversampling(encoding, prefix.dim if prefix else None),
-        others=tuple(sorted({*info.vectors, *info.sparse} - {vector_name, prefix.name if prefix else vector_name})),
+        legs=legs,
+        others=tuple(sorted({*info.vectors, *info.sparse} - own)),
     )
 
 
-def make_record(dim: int, fingerprint: str | None) -> dict[str, object]:
+def make_record(dim: int, fingerprint: str | None, legs: Legs) -> dict[str, object]:
     """Build the metadata that a collection keeps of its first write."""
-    return {STAMP_KEY: {"version": RECORD_VERSION, "dim": dim, "fingerprint": fingerprint}}
+    record = {"version": RECORD_VERSION, "dim": dim, "fingerprint": fingerprint, **legs.to_record()}
+    return {STAMP_KEY: record}
 
 
 def read_record(metadata: Mapping[str, object]) -> Mapping[str, object] | None:

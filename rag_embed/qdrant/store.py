@@ -6,7 +6,9 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
-from llama_index.core.bridge.pydantic import ConfigDict, Field, PrivateAttr
+import numpy as np
+from jaxtyping import Float
+from llama_index.core.bridge.pydantic import ConfigDict, Field, PrivateAttr, ValidationInfo, field_validator
 from llama_index.core.schema import BaseNode
 from llama_index.core.vector_stores.types import (
     BasePydanticVectorStore,
@@ -19,6 +21,8 @@ from qdrant_client import AsyncQdrantClient, QdrantClient, models
 from rag_embed.qdrant.client_engine import ClientEngine
 from rag_embed.qdrant.collection import Collection
 from rag_embed.qdrant.connect import BlockingEngine, Connection
+from rag_embed.qdrant.legs import DEFAULT_TOKEN_STORAGE, Legs, TokenStorage
+from rag_embed.qdrant.lexical import LexicalForm
 from rag_embed.qdrant.lifecycle import Flow, StoreLifecycle
 from rag_embed.qdrant.plan import CollectionPlan
 from rag_embed.qdrant.retry import RetryPolicy
@@ -47,6 +51,11 @@ class QdrantChunkStore(StoreLifecycle, BasePydanticVectorStore):
         timeout_s: Longest wait for one answer of the server.
         client_options: More arguments of QdrantClient, such as grpc_port, https or headers.
         retry: How patiently a failing server is asked again.
+        lexical: Keep the words of each chunk too, for hybrid and lexical search: True for English, a language
+            such as "german", or a `LexicalForm`. None is none for a new collection, and what is there for an
+            existing one.
+        tokens: Keep token vectors too, for late interaction: True for "int4", or "int8" or "float16". None as
+            for `lexical`.
         vector_name: Vector of a new collection; in an existing one the only vector is used, however called.
         storage: How vectors are kept and searched: "float32", "float16", "int8", "binary", or a VectorStorage
             with a prefix. None is float32 for a new collection, and what is there for an existing one.
@@ -81,12 +90,23 @@ class QdrantChunkStore(StoreLifecycle, BasePydanticVectorStore):
     retry: RetryPolicy = Field(default_factory=RetryPolicy)
     vector_name: str = DEFAULT_VECTOR_NAME
     storage: VectorStorage | None = None
+    lexical: LexicalForm | None = None
+    tokens: TokenStorage | None = None
     settings: CollectionSettings = Field(default_factory=CollectionSettings)
     payload_indexes: dict[str, models.PayloadFieldSchema] = Field(default_factory=dict)
     tenant_key: str | None = None
     fingerprint: str | None = None
     return_vectors: bool = False
     text_key: str = "text"
+
+    @field_validator("lexical", "tokens", mode="before")
+    @classmethod
+    def _take_true_for_the_default(cls, value: object, info: ValidationInfo) -> object:
+        if value is False:
+            return None
+        if value is True:
+            return LexicalForm() if info.field_name == "lexical" else DEFAULT_TOKEN_STORAGE
+        return value
 
     _connection: Connection = PrivateAttr()
     _collection: Collection = PrivateAttr()
@@ -128,6 +148,7 @@ class QdrantChunkStore(StoreLifecycle, BasePydanticVectorStore):
             tenant_key=self.tenant_key,
             fingerprint=self.fingerprint,
             storage=self.storage,
+            legs=Legs(self.lexical, self.tokens),
         )
         self._collection = Collection(plan, text_key=self.text_key)
         if self.path is not None or (self.fingerprint is not None and (client or aclient is None)):
@@ -292,6 +313,26 @@ class QdrantChunkStore(StoreLifecycle, BasePydanticVectorStore):
     async def aget_vectors(self, node_ids: Sequence[str]) -> dict[str, list[float]]:
         """Do what `get_vectors` does, awaiting."""
         return await self._arun(lambda engine: self._collection.get_vectors(engine, node_ids))
+
+    def score_tokens(
+        self, node_ids: Sequence[str], query_vectors: Float[np.ndarray, "query_tokens dim"]
+    ) -> dict[str, float]:
+        """Compare a query's token vectors with those of stored chunks, where they are stored.
+
+        Args:
+            node_ids: Of the chunks.
+            query_vectors: Unit vectors, as `ContextualEmbedding.embed_query_tokens` makes them.
+
+        Returns:
+            MaxSim (a mean of cosines) by node id, of those of the chunks that have token vectors.
+        """
+        return self._run(lambda engine: self._collection.score_tokens(engine, node_ids, query_vectors))
+
+    async def ascore_tokens(
+        self, node_ids: Sequence[str], query_vectors: Float[np.ndarray, "query_tokens dim"]
+    ) -> dict[str, float]:
+        """Do what `score_tokens` does, awaiting."""
+        return await self._arun(lambda engine: self._collection.score_tokens(engine, node_ids, query_vectors))
 
     def _search(self, query: VectorStoreQuery, options: Mapping[str, object]) -> Flow[VectorStoreQueryResult]:
         return lambda engine: self._collection.query(
