@@ -14,7 +14,7 @@ from llama_index.core.postprocessor.types import BaseNodePostprocessor
 from llama_index.core.schema import BaseNode, MetadataMode, NodeWithScore, QueryBundle
 from llama_index.core.vector_stores import SimpleVectorStore
 from llama_index.core.vector_stores.types import BasePydanticVectorStore
-from pydantic import Field, SerializeAsAny, field_validator
+from pydantic import Field, SerializeAsAny, field_validator, model_validator
 from torch import Tensor
 
 from rag_embed.errors import (
@@ -25,6 +25,7 @@ from rag_embed.errors import (
     NonFiniteError,
 )
 from rag_embed.listwise import as_matrix, cosine_scores, embed_list, fuse_scores, move_to_feedback
+from rag_embed.llamaindex.arguments import RERANK_WORDS, take_arguments
 from rag_embed.llamaindex.embedding import ContextualEmbedding
 from rag_embed.llamaindex.pickling import make_state
 from rag_embed.prompts import LIST_PROMPTS
@@ -76,6 +77,11 @@ class ListwiseRerank(BaseNodePostprocessor):
     def class_name(cls) -> str:
         """Name the class in serialised form."""
         return "ListwiseRerank"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _take_arguments(cls, given: Any) -> Any:
+        return take_arguments(cls, given, RERANK_WORDS)
 
     @field_validator("embed_model", mode="before")
     @classmethod
@@ -148,7 +154,7 @@ class ListwiseRerank(BaseNodePostprocessor):
     def _check_fingerprints(self, nodes: Sequence[BaseNode]) -> None:
         own = self.embed_model.fingerprint()
         for node in nodes:
-            stamp = ChunkStamp.from_metadata(node.metadata)
+            stamp = ChunkStamp.from_node(node)
             if stamp is not None and stamp.fingerprint not in {own, None}:
                 raise FingerprintMismatchError(
                     f"node {node.node_id!r} has a vector of {stamp.fingerprint!r}; this reranker makes "
