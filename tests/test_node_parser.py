@@ -31,7 +31,7 @@ from llama_index.core.storage.docstore import SimpleDocumentStore
 
 from rag_embed.errors import AlignmentError, EmptySpanError, InputError
 from rag_embed.llamaindex import ContextualEmbedding, LateChunkingNodeParser
-from rag_embed.stamp import STAMP_KEY, ChunkStamp
+from rag_embed.stamp import ChunkStamp
 from tests import reference
 from tests.strategies import documents
 
@@ -205,10 +205,9 @@ def check_nodes(nodes: Sequence[TextNode], inner: NodeParser, document: Document
         assert node.text == text[node.start_char_idx : node.end_char_idx]
         assert node.text.strip()
         assert node.ref_doc_id == document_id
-        stamp = ChunkStamp.from_metadata(node.metadata)
+        stamp = ChunkStamp.from_node(node)
         assert (stamp.start, stamp.end) == (node.start_char_idx, node.end_char_idx)
-        assert STAMP_KEY in node.excluded_embed_metadata_keys
-        assert STAMP_KEY in node.excluded_llm_metadata_keys
+        assert set(node.metadata) <= {*document.metadata, "window", "original_text", "header_path"}
     raw = [n for n in inner.get_nodes_from_documents([document]) if n.text.strip()]
     assert len(nodes) == len(raw)
     for level in {depth_of(node, nodes) for node in nodes}:

@@ -20,7 +20,7 @@ from llama_index.core.vector_stores.types import FilterOperator, MetadataFilter,
 from rag_embed.errors import InputError
 from rag_embed.llamaindex.embedding import ContextualEmbedding
 from rag_embed.llamaindex.node_parser import LateChunkingNodeParser
-from rag_embed.stamp import STAMP_KEY, ChunkStamp, hash_text
+from rag_embed.stamp import ChunkStamp, hash_text
 
 if TYPE_CHECKING:
     from rag_embed.qdrant import QdrantChunkStore
@@ -195,12 +195,12 @@ def _digest(node: BaseNode, fingerprint: str | None = None) -> str:
         node: A stored chunk, or one that is not embedded yet.
         fingerprint: What the latter's stamp will carry.
     """
-    metadata = dict(node.metadata)
-    stamp = ChunkStamp.from_metadata(metadata)
+    stamp = ChunkStamp.from_node(node)
     if stamp is not None and fingerprint is not None:
-        metadata[STAMP_KEY] = replace(stamp, fingerprint=fingerprint).to_text()
+        stamp = replace(stamp, fingerprint=fingerprint)
     texts = [node.get_content(metadata_mode=mode) for mode in (MetadataMode.NONE, MetadataMode.EMBED)]
-    return hash_text(json.dumps([texts, metadata], sort_keys=True, default=str))
+    known = [texts, node.metadata, stamp and stamp.to_text()]
+    return hash_text(json.dumps(known, sort_keys=True, default=str))
 
 
 def _tell(progress: Progress | None, document_id: str, state: State, characters: int) -> None:

@@ -14,12 +14,13 @@ from llama_index.core.instrumentation.events.rerank import ReRankEndEvent, ReRan
 from llama_index.core.postprocessor.types import BaseNodePostprocessor
 from llama_index.core.schema import BaseNode, MetadataMode, NodeWithScore, QueryBundle
 from llama_index.core.vector_stores.types import BasePydanticVectorStore
-from pydantic import Field, SerializeAsAny, field_validator
+from pydantic import Field, SerializeAsAny, field_validator, model_validator
 
 from rag_embed.errors import ContextOverflowError, FingerprintMismatchError, InputError
 from rag_embed.fusion import best_first, fuse
 from rag_embed.guards import check_list_prompt
 from rag_embed.listwise import embed_list
+from rag_embed.llamaindex.arguments import RERANK_WORDS, take_arguments
 from rag_embed.llamaindex.embedding import ContextualEmbedding
 from rag_embed.llamaindex.pickling import make_state
 from rag_embed.llamaindex.stored_vectors import fetch_vectors
@@ -75,6 +76,11 @@ class ListwiseRerank(BaseNodePostprocessor):
     def class_name(cls) -> str:
         """Name the class in serialised form."""
         return "ListwiseRerank"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _take_arguments(cls, given: Any) -> Any:
+        return take_arguments(cls, given, RERANK_WORDS)
 
     @field_validator("embed_model", mode="before")
     @classmethod

@@ -206,7 +206,7 @@ def _check_spellings(nodes: Sequence[BaseNode], points: Sequence[StoredPoint]) -
 def _common_fingerprint(nodes: Sequence[BaseNode]) -> str | None:
     fingerprints: dict[str | None, str] = {}
     for node in nodes:
-        stamp = ChunkStamp.from_metadata(node.metadata)
+        stamp = ChunkStamp.from_node(node)
         if stamp is not None and stamp.fingerprint is None:
             raise FingerprintMismatchError(
                 f"node {node.node_id!r} was cut by LateChunkingNodeParser, but something else than "

@@ -16,6 +16,7 @@ from qdrant_client import models
 
 from rag_embed.errors import DimensionMismatchError, FingerprintMismatchError, InputError, StoreError
 from rag_embed.qdrant.legs import Legs
+from rag_embed.qdrant.points import point_to_node
 from rag_embed.qdrant.port import CollectionInfo, StoredPoint, VectorPrefix
 from rag_embed.qdrant.storage import (
     VectorStorage,
@@ -229,7 +230,7 @@ def read_schema(
     if record is not None:
         fingerprint = str(record["fingerprint"]) if record.get("fingerprint") is not None else None
     else:
-        stamp = ChunkStamp.from_metadata(points[0].payload) if points else None
+        stamp = ChunkStamp.from_node(point_to_node(points[0], "")) if points else None
         fingerprint = stamp.fingerprint if stamp else None
     return CollectionSchema(
         name,
