@@ -20,11 +20,17 @@ RING_2 = {
     "devices",
     "guards",
     "jina_bert",
+    "packed_attention",
+    "text_tokenizer",
     "checkpoint",
     "encoder",
+    "loading",
     "passes",
     "native",
     "late_chunking",
+    "vector_space",
+    "recipe",
+    "chunk_embedder",
     "listwise",
 }
 ADAPTERS = {"llama_index", "qdrant_client", "qdrant_edge"}
