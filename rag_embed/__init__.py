@@ -7,40 +7,49 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from rag_embed.encoder import Encoder, load_encoder
+    from rag_embed.chunk_embedder import ChunkEmbedder, load_embedder
+    from rag_embed.encoder import Encoder
     from rag_embed.errors import RagEmbedError
     from rag_embed.late_chunking import embed_chunks, embed_isolated, embed_late
     from rag_embed.llamaindex import ContextualEmbedding, LateChunkingNodeParser, ListwiseRerank
+    from rag_embed.loading import load_encoder
     from rag_embed.qdrant import QdrantChunkStore
+    from rag_embed.recipe import Recipe
     from rag_embed.spans import CharSpan
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "CharSpan": "rag_embed.spans",
+    "ChunkEmbedder": "rag_embed.chunk_embedder",
     "ContextualEmbedding": "rag_embed.llamaindex",
     "Encoder": "rag_embed.encoder",
     "LateChunkingNodeParser": "rag_embed.llamaindex",
     "ListwiseRerank": "rag_embed.llamaindex",
     "QdrantChunkStore": "rag_embed.qdrant",
     "RagEmbedError": "rag_embed.errors",
+    "Recipe": "rag_embed.recipe",
     "embed_chunks": "rag_embed.late_chunking",
     "embed_isolated": "rag_embed.late_chunking",
     "embed_late": "rag_embed.late_chunking",
-    "load_encoder": "rag_embed.encoder",
+    "load_embedder": "rag_embed.chunk_embedder",
+    "load_encoder": "rag_embed.loading",
 }
 
 __all__ = [
     "CharSpan",
+    "ChunkEmbedder",
     "ContextualEmbedding",
     "Encoder",
     "LateChunkingNodeParser",
     "ListwiseRerank",
     "QdrantChunkStore",
     "RagEmbedError",
+    "Recipe",
     "embed_chunks",
     "embed_isolated",
     "embed_late",
+    "load_embedder",
     "load_encoder",
 ]
 

@@ -1,17 +1,15 @@
-"""Model and tokenizer out of a checkpoint's files, and the attention that packed texts need."""
+"""Model and tokenizer out of a checkpoint's files: safetensors only, no remote code."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+import re
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from itertools import groupby
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float
-from safetensors import SafetensorError
 from tokenizers import normalizers
-from torch import Tensor
 from transformers import (
     AutoModel,
     AutoTokenizer,
@@ -20,50 +18,13 @@ from transformers import (
     Qwen3Model,
     T5EncoderModel,
 )
-from transformers.masking_utils import AttentionMaskInterface
-from transformers.modeling_utils import AttentionInterface
 from transformers.utils import logging as transformers_logging
 
 from rag_embed.errors import OffsetsUnavailableError, UnsupportedModelError
 from rag_embed.jina_bert import JinaBertModel
+from rag_embed.packed_attention import PACKED_ATTENTION
 from rag_embed.profiles import Profile
-
-_PACKED = "rag_embed_packed"
-
-
-def _attend_within_texts(
-    module: torch.nn.Module,
-    query: Float[Tensor, "1 heads tokens head_dim"],
-    key: Float[Tensor, "1 key_heads tokens head_dim"],
-    value: Float[Tensor, "1 key_heads tokens head_dim"],
-    attention_mask: Tensor | None,
-    *,
-    text_lengths: Sequence[int],
-    scaling: float | None = None,
-    **_unused: object,
-) -> tuple[Float[Tensor, "1 tokens heads head_dim"], None]:
-    """Attention inside each of the packed texts; neighbours of one length go through in one call."""
-    groups = [(length, len(list(same_length))) for length, same_length in groupby(text_lengths)]
-    sizes = [length * count for length, count in groups]
-    # Split and joined, not sliced and assigned: the gradient of a slice is as large as all texts together.
-    split = (states[0].split(sizes, dim=1) for states in (query, key, value))
-    attended = []
-    for (length, count), *states in zip(groups, *split, strict=True):
-        queries, keys, values = (part.unflatten(1, (count, length)).transpose(0, 1) for part in states)
-        result = torch.nn.functional.scaled_dot_product_attention(
-            queries,
-            keys,
-            values,
-            scale=scaling,
-            is_causal=bool(getattr(module, "is_causal", False)),
-            enable_gqa=key.shape[1] != query.shape[1],
-        )
-        attended.append(result.transpose(1, 2).flatten(0, 1))
-    return torch.cat(attended)[None], None
-
-
-AttentionInterface.register(_PACKED, _attend_within_texts)
-AttentionMaskInterface.register(_PACKED, lambda *_, **__: None)
+from rag_embed.text_tokenizer import TextTokenizer
 
 # Architectures that AutoModel does not load as the encoder that they are.
 _MODEL_CLASSES: Mapping[str, type[PreTrainedModel]] = {
@@ -73,30 +34,76 @@ _MODEL_CLASSES: Mapping[str, type[PreTrainedModel]] = {
 }
 
 
-def load_checkpoint(  # type: ignore[no-untyped-def]  # transformers and tokenizers are not typed
-    profile: Profile, device: torch.device, dtype: torch.dtype
-):
-    """Load model and tokenizer from local files: safetensors only, no remote code, nothing printed."""
-    try:
-        with _silence():
-            tokenizer = AutoTokenizer.from_pretrained(
-                profile.folder, local_files_only=True, trust_remote_code=False
-            )
-            model, report = _load_model(profile, dtype)
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
-        raise UnsupportedModelError(
-            f"{profile.name} could not be loaded from {profile.folder}: {error}. Expected undamaged weights "
-            "that fit config.json, of an architecture that transformers knows itself"
-            + _describe_remote_code(profile)
-        ) from error
-    _check_weights(profile, report)
-    _set_causality(profile, model)
-    if not tokenizer.is_fast:
+# Parts of a training model behind its encoder, and what older versions of transformers stored with weights.
+_UNUSED_BY_RIGHT = re.compile(
+    r"(cls|lm_head|pooler|classifier|score|decoder|qa_outputs|vocab_transform|vocab_layer_norm"
+    r"|vocab_projector|head|bert\.pooler|roberta\.pooler)\..*|.*\.(position_ids|inv_freq)"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A loaded model with its tokenizer.
+
+    Attributes:
+        model: Gives the last layer's states, in evaluation mode.
+        tokenizer: Of its texts.
+    """
+
+    model: torch.nn.Module
+    tokenizer: TextTokenizer
+
+
+def load_checkpoint(profile: Profile, device: torch.device, dtype: torch.dtype) -> Checkpoint:
+    """Load model and tokenizer from local files; no code of the checkpoint's runs, nothing is printed.
+
+    Raises:
+        UnsupportedModelError: The files are damaged, do not fit each other, or are of an unknown
+            architecture.
+        OffsetsUnavailableError: The tokenizer reports no character offsets.
+    """
+    with _loading(profile), _silence():
+        backend = AutoTokenizer.from_pretrained(
+            profile.folder, local_files_only=True, trust_remote_code=False
+        )
+    if not backend.is_fast:
         raise OffsetsUnavailableError(
-            f"the tokenizer of {profile.name} is {type(tokenizer).__name__}, which reports no character "
+            f"the tokenizer of {profile.name} is {type(backend).__name__}, which reports no character "
             "offsets; expected a fast tokenizer (tokenizer.json)"
         )
-    backend = tokenizer.backend_tokenizer
+    with _loading(profile):
+        tokenizer = _prepare_tokenizer(profile, backend.backend_tokenizer)
+    with _loading(profile), _silence():
+        model, report = _load_model(profile, dtype)
+    _check_weights(profile, report)
+    _set_causality(profile, model)
+    _check_vocabulary(profile, model, tokenizer)
+    return Checkpoint(model.eval().to(device), tokenizer)
+
+
+@contextmanager
+def _loading(profile: Profile) -> Iterator[None]:
+    """Turn whatever a library raises over a checkpoint's files into the one error that names the checkpoint.
+
+    Configs hold anything, so anything is raised: division by zero heads, text compared with numbers. The
+    tokenizers' Rust code panics with an exception that is no `Exception`.
+    """
+    try:
+        yield
+    except (UnsupportedModelError, MemoryError):
+        raise
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        raise UnsupportedModelError(
+            f"{profile.name} could not be loaded from {profile.folder}: {reason[:600]}. Expected undamaged "
+            "weights that fit config.json, of an architecture that transformers knows itself"
+            + _describe_remote_code(profile)
+        ) from error
+
+
+def _prepare_tokenizer(profile: Profile, backend: Any) -> TextTokenizer:
     backend.no_truncation()
     backend.no_padding()
     backend.encode_special_tokens = True
@@ -105,7 +112,7 @@ def load_checkpoint(  # type: ignore[no-untyped-def]  # transformers and tokeniz
     if profile.is_lowercased:
         first = [] if backend.normalizer is None else [backend.normalizer]
         backend.normalizer = normalizers.Sequence([normalizers.Lowercase(), *first])
-    return model.eval().to(device), backend
+    return TextTokenizer(backend, end_token=profile.family.end_token)
 
 
 def _load_model(profile: Profile, dtype: torch.dtype):  # type: ignore[no-untyped-def]
@@ -116,7 +123,7 @@ def _load_model(profile: Profile, dtype: torch.dtype):  # type: ignore[no-untype
         "output_loading_info": True,
     }
     if profile.is_packable:
-        options["attn_implementation"] = _PACKED
+        options["attn_implementation"] = PACKED_ATTENTION
     if profile.architecture == "bidirectional_pplx_qwen3":  # Qwen3's config under another name
         options["config"] = Qwen3Config.from_pretrained(profile.folder, local_files_only=True)
     if profile.architecture in _MODEL_CLASSES:
@@ -125,12 +132,29 @@ def _load_model(profile: Profile, dtype: torch.dtype):  # type: ignore[no-untype
 
 
 def _check_weights(profile: Profile, report: Mapping[str, Collection[str]]) -> None:
-    """Refuse weights that lack tensors, which would be random numbers; the pooler is not used."""
+    """Refuse weights that are not all of the model, which would be random, or more than the model."""
     if missing := sorted(key for key in report["missing_keys"] if not key.startswith("pooler.")):
         raise UnsupportedModelError(
             f"the weights of {profile.name} lack {len(missing)} tensors, such as {missing[0]!r}; expected "
             f"all of the architecture {profile.architecture!r}. The file is incomplete, or not config.json's"
             + _describe_remote_code(profile)
+        )
+    if unused := sorted(key for key in report["unexpected_keys"] if not _UNUSED_BY_RIGHT.fullmatch(key)):
+        raise UnsupportedModelError(
+            f"the weights of {profile.name} hold {len(unused)} tensors that config.json has no place for, "
+            f"such as {unused[0]!r}; expected those of the architecture {profile.architecture!r} alone. "
+            "Without them the model would be another: config.json was edited, or belongs to another model"
+            + _describe_remote_code(profile)
+        )
+
+
+def _check_vocabulary(profile: Profile, model: Any, tokenizer: TextTokenizer) -> None:
+    """Refuse a tokenizer whose ids lie beyond the model's table of words."""
+    known = model.get_input_embeddings().num_embeddings
+    if tokenizer.largest_id >= known:
+        raise UnsupportedModelError(
+            f"the tokenizer of {profile.name} makes ids up to {tokenizer.largest_id}; the model knows "
+            f"{known} words, ids up to {known - 1}. Tokenizer and weights belong to different models"
         )
 
 

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
+
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+"""Precision of weights and states; "auto" is float32 on a CPU and bfloat16 on accelerators that have it."""
 
 
 def pick_device() -> str:
@@ -12,15 +17,18 @@ def pick_device() -> str:
 
 
 def pick_dtype(device: torch.device) -> torch.dtype:
-    """Pick the fastest precision whose range is float32's.
+    """Pick the precision that "auto" stands for.
 
-    bfloat16 on a CPU without instructions for it runs a hundred times slower than float32; float16 overflows
-    in several encoders, so it is never picked by itself.
+    On a CPU it is float32, whatever the CPU could do: the same index comes out on every machine. bfloat16 on
+    CPUs with instructions for it is about 2.5 times as fast and changes the vectors by up to 3e-3
+    (docs/benchmarks.md, "Precision"); it is chosen by name. Accelerators take bfloat16 where they compute it
+    natively. float16 overflows in several encoders, so it is never picked by itself.
     """
-    if device.type == "cuda":
-        is_native = torch.cuda.is_bf16_supported(including_emulation=False)
-    elif device.type == "cpu":
-        is_native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    else:
-        is_native = False
-    return torch.bfloat16 if is_native else torch.float32
+    if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
+        return torch.bfloat16
+    return torch.float32
+
+
+def has_fast_bfloat16() -> bool:
+    """Whether this CPU has instructions for bfloat16; without them it is 100 times slower than float32."""
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())

@@ -1,36 +1,33 @@
-"""The one encoder: tokenises with offsets, batches by token budget, and yields token states.
+"""The one encoder: batches token sequences by a budget of tokens and yields their states.
 
 Texts of a batch are packed one behind the other instead of padded to one length: the linear layers see real
-tokens only, and attention runs text by text (`checkpoint.py`). So no position is ever computed for
+tokens only, and attention runs text by text (`packed_attention.py`). So no position is ever computed for
 nothing, there is no mask to get wrong, and a text's states do not depend on its neighbours in the batch.
 """
 
 from __future__ import annotations
 
-import os
-import re
+import copy
 import threading
-from collections import deque
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import groupby
-from pathlib import Path
-from typing import Literal
-from weakref import WeakValueDictionary
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from rag_embed.adapter import Adapter, locate_adapter, merge_adapter
+from rag_embed.adapter import Adapter, merge_adapter
 from rag_embed.checkpoint import load_checkpoint
-from rag_embed.devices import pick_device, pick_dtype
-from rag_embed.errors import ContextOverflowError, NonFiniteError
+from rag_embed.errors import ContextOverflowError, NonFiniteError, UnsupportedModelError
 from rag_embed.guards import Guard, check_dtype
-from rag_embed.profiles import EMBEDDED_MODEL, Profile, locate_checkpoint
+from rag_embed.profiles import Profile
 from rag_embed.tokens import Tokens
 
-Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+BATCH_TOKENS = 1024
+"""Most tokens of a forward pass over several texts, where nobody says otherwise."""
+
+_FILLER_TOKENS = 32
 
 
 class Encoder:
@@ -55,7 +52,7 @@ class Encoder:
         *,
         device: torch.device,
         dtype: torch.dtype,
-        batch_tokens: int = 2048,
+        batch_tokens: int = BATCH_TOKENS,
         adapter: Adapter | None = None,
         insist: Collection[Guard] = (),
     ) -> None:
@@ -69,18 +66,25 @@ class Encoder:
         self.forward_count = 0
         self.token_count = 0
         self._lock = threading.Lock()
-        self._model, self._tokenizer = load_checkpoint(profile, device, dtype)
+        checkpoint = load_checkpoint(profile, device, dtype)
+        self._model, self._tokenizer = checkpoint.model, checkpoint.tokenizer
         if adapter is not None:
             merge_adapter(self._model, adapter, weights_sha256=profile.weights_sha256)
-        probe = self._tokenizer.encode("a", add_special_tokens=True)
-        first = probe.special_tokens_mask.index(0)
-        last = len(probe.ids) - probe.special_tokens_mask[::-1].index(0)
-        self.prefix_ids: list[int] = probe.ids[:first]
-        self.suffix_ids: list[int] = probe.ids[last:]
-        if profile.family.end_token:
-            end = self.tokenize_template(profile.family.end_token).tolist()
-            if self.suffix_ids[-len(end) :] != end:
-                self.suffix_ids += end
+        self.prefix_ids = self._tokenizer.prefix_ids
+        self.suffix_ids = self._tokenizer.suffix_ids
+        self._try_out()
+
+    def share(self, *, batch_tokens: int, insist: Collection[Guard]) -> Encoder:
+        """Make another encoder of the same weights, which takes no memory of its own."""
+        check_dtype(self.profile, str(self.dtype).removeprefix("torch."), insist)
+        other = copy.copy(self)
+        other.batch_tokens, other.insist = batch_tokens, frozenset(insist)
+        other.forward_count = other.token_count = 0
+        return other
+
+    def renew_lock(self) -> None:
+        """Forget who holds the encoder: after a fork, nobody who could let go of it."""
+        self._lock = threading.Lock()
 
     @property
     def dim(self) -> int:
@@ -102,16 +106,11 @@ class Encoder:
 
         Special tokens spelled out in the text, such as "[SEP]", are read as ordinary characters.
         """
-        return self.tokenize_all([text])[0]
+        return self._tokenizer.tokenize(text)
 
     def tokenize_all(self, texts: Sequence[str]) -> list[Tokens]:
         """Tokenise several texts, on all cores."""
-        encodings = self._tokenizer.encode_batch(list(texts), add_special_tokens=False)
-        result = []
-        for encoding in encodings:
-            offsets = np.array(encoding.offsets, dtype=np.int64).reshape(-1, 2)
-            result.append(Tokens(np.array(encoding.ids, dtype=np.int64), offsets[:, 0], offsets[:, 1]))
-        return result
+        return self._tokenizer.tokenize_all(texts)
 
     def tokenize_template(self, template: str, **fields: str) -> Int[np.ndarray, " tokens"]:
         """Tokenise a text of ours, in which special tokens that are spelled out are meant as such.
@@ -120,18 +119,14 @@ class Encoder:
             template: May hold `{name}` for each field.
             **fields: What is filled in; special tokens spelled out there are ordinary characters.
         """
-        added = {token.content: i for i, token in self._tokenizer.get_added_tokens_decoder().items()}
-        specials = "|".join(re.escape(token) for token in sorted(added, key=len, reverse=True))
-        ids: list[int] = []
-        for part in re.split(f"({specials})", template) if specials else [template]:
-            if part in added:
-                ids.append(added[part])
-            elif part:
-                ids += self.tokenize(part.format(**fields) if fields else part).ids.tolist()
-        return np.array(ids, dtype=np.int64)
+        return self._tokenizer.tokenize_template(template, **fields)
 
     def encode(
-        self, sequences: Iterable[Int[np.ndarray, " _"]], *, adds_special_tokens: bool = True
+        self,
+        sequences: Iterable[Int[np.ndarray, " _"]],
+        *,
+        adds_special_tokens: bool = True,
+        pass_tokens: int | None = None,
     ) -> Iterator[Float[Tensor, "_ dim"]]:
         """Compute the last-layer states of token sequences, in batches of at most `batch_tokens`.
 
@@ -139,6 +134,9 @@ class Encoder:
             sequences: Vocabulary ids without special tokens, none longer than `capacity`. Read lazily, so a
                 stream of any length takes the memory of one batch.
             adds_special_tokens: Whether prefix and suffix are put around each; else the sequences are whole.
+            pass_tokens: Makes every pass exactly so long, by tokens behind the texts that nobody sees. The
+                last bits of a matrix product depend on how many rows it has and not on the row, so a text's
+                states are then the same in any company, bit by bit.
 
         Yields:
             For each sequence, in order, the states of prefix, tokens and suffix, on the encoder's device.
@@ -149,6 +147,7 @@ class Encoder:
         """
         prefix, suffix = (self.prefix_ids, self.suffix_ids) if adds_special_tokens else ([], [])
         capacity = self.max_tokens - len(prefix) - len(suffix)
+        limit = pass_tokens or self.batch_tokens
         batch: list[Int[np.ndarray, " _"]] = []
         size = 0
         for ids in sequences:
@@ -158,19 +157,24 @@ class Encoder:
                     "once. Split the text into windows first"
                 )
             full = np.concatenate([prefix, ids, suffix]).astype(np.int64)
-            if batch and size + len(full) > self.batch_tokens:
-                yield from self._forward(batch)
+            if batch and size + len(full) > limit:
+                yield from self._forward(batch, filler=(pass_tokens or size) - size)
                 batch, size = [], 0
             batch.append(full)
             size += len(full)
         if batch:
-            yield from self._forward(batch)
+            yield from self._forward(batch, filler=(pass_tokens or size) - size)
 
     @torch.inference_mode()
-    def _forward(self, batch: Sequence[Int[np.ndarray, " _"]]) -> list[Float[Tensor, "_ dim"]]:
+    def _forward(
+        self, batch: Sequence[Int[np.ndarray, " _"]], *, filler: int
+    ) -> Sequence[Float[Tensor, "_ dim"]]:
+        """Run one pass; `filler` tokens behind the texts are computed and thrown away."""
+        sizes = [min(_FILLER_TOKENS, filler - start) for start in range(0, filler, _FILLER_TOKENS)]
+        filled = [*batch, *(np.zeros(size, dtype=np.int64) for size in sizes)]
         with self._lock:
-            self.token_count += sum(map(len, batch))
-            states = self.forward(batch)
+            self.token_count += sum(map(len, filled))
+            states = self.forward(filled)[: len(batch)]
         # A sum is finite only if all its terms are, and costs less than asking each.
         if not bool(torch.stack([state.sum(dtype=torch.float32) for state in states]).isfinite().all()):
             raise NonFiniteError(
@@ -191,6 +195,30 @@ class Encoder:
         """The model itself, all weights frozen: what training puts an adapter on."""
         model: torch.nn.Module = self._model.requires_grad_(False)
         return model
+
+    def _try_out(self) -> None:
+        """Read one letter, so that a model whose parts do not fit fails now, not inside an index."""
+        if self.capacity < 1:
+            raise UnsupportedModelError(
+                f"{self.profile.name} reads {self.max_tokens} tokens at once, of which "
+                f"{self.max_tokens - self.capacity} are special; expected room for a text. "
+                "Its config.json is damaged"
+            )
+        ids = [*self.prefix_ids, *self._tokenizer.tokenize("a").ids.tolist(), *self.suffix_ids]
+        try:
+            with torch.inference_mode():
+                (states,) = self.forward([np.array(ids[: self.max_tokens], dtype=np.int64)])
+        except Exception as error:
+            raise UnsupportedModelError(
+                f"{self.profile.name} cannot read the letter 'a' ({type(error).__name__}: "
+                f"{str(error)[:300]}); expected weights, config.json and tokenizer of one model"
+            ) from error
+        if states.shape[1] != self.dim:
+            raise UnsupportedModelError(
+                f"the states of {self.profile.name} have {states.shape[1]} dimensions, config.json says "
+                f"{self.dim}; expected weights and config.json of one model"
+            )
+        self.forward_count = 0
 
     def _forward_packed(self, batch: Sequence[Int[np.ndarray, " _"]]) -> list[Float[Tensor, "_ dim"]]:
         lengths = [len(ids) for ids in batch]
@@ -215,72 +243,3 @@ class Encoder:
             output = self._model(input_ids=ids, attention_mask=torch.ones_like(ids))
             states.update(zip(members, output.last_hidden_state, strict=True))
         return [states[index] for index in range(len(batch))]
-
-
-def load_encoder(
-    model: str | Path = EMBEDDED_MODEL,
-    *,
-    revision: str | None = None,
-    device: str | None = None,
-    dtype: Dtype = "auto",
-    batch_tokens: int = 2048,
-    adapter: str | Path | None = None,
-    insist: Collection[Guard] = (),
-) -> Encoder:
-    """Load a checkpoint, or return the one that this process has loaded already.
-
-    Args:
-        model: The embedded model's name, a local folder, or a hub id.
-        revision: Commit of the hub repository.
-        device: A torch device; by default the accelerator if there is one.
-        dtype: "auto" is what the processor really computes fast: bfloat16 on accelerators and CPUs with
-            native support, else float32.
-        batch_tokens: Most tokens in one forward pass over several texts.
-        adapter: The name of a shipped adapter or a folder, merged into the weights; None leaves them as they
-            are.
-        insist: Guards that are lifted: "late", "dim", "precision", "float16", "prefix"; see `guards.py`.
-
-    Raises:
-        MissingExtraError: The embedded model is not installed.
-        UnsupportedModelError: The checkpoint cannot be loaded, not used correctly, or overflows in float16.
-        OffsetsUnavailableError: Its tokenizer reports no character offsets.
-    """
-    if isinstance(model, Path):
-        model = model.expanduser().resolve()
-    target = torch.device(device or pick_device())
-    precision = pick_dtype(target) if dtype == "auto" else getattr(torch, dtype)
-    located = None if adapter is None else locate_adapter(adapter)
-    key = (str(model), revision, target, precision, batch_tokens, located, frozenset(insist))
-    with _loading:
-        encoder = _loaded.get(key)
-        if encoder is None:
-            profile = locate_checkpoint(str(model), revision=revision)
-            encoder = Encoder(
-                profile,
-                device=target,
-                dtype=precision,
-                batch_tokens=batch_tokens,
-                adapter=located,
-                insist=insist,
-            )
-            _loaded[key] = encoder
-            _recent.append(encoder)
-    return encoder
-
-
-# One object for all who ask while anybody holds it; the last few stay although nobody does.
-_loading = threading.Lock()
-_loaded: WeakValueDictionary[tuple[object, ...], Encoder] = WeakValueDictionary()
-_recent: deque[Encoder] = deque(maxlen=4)
-
-
-def _renew_locks() -> None:
-    """Unlock a forked child's encoders: a thread that was inside one stayed in the parent."""
-    global _loading  # noqa: PLW0603
-    _loading = threading.Lock()
-    for encoder in list(_loaded.values()):
-        encoder._lock = threading.Lock()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_renew_locks)

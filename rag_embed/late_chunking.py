@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -21,13 +20,18 @@ from rag_embed.native import embed_native
 from rag_embed.passes import (
     DEFAULT_WINDOWS,
     NO_TOKENS,
+    JoinedReading,
+    Reading,
+    TextReading,
     TokenEncoder,
     WindowOptions,
-    pool_windows,
+    make_window_reading,
+    read,
     tokenize_head,
 )
-from rag_embed.pooling import blend, pool_text
+from rag_embed.pooling import blend
 from rag_embed.spans import CharSpan, TokenSpan, align_tokens
+from rag_embed.tokens import Tokens
 from rag_embed.vector_form import UNIT_FORM, VectorForm, form_vectors
 
 __all__ = ["Strategy", "TokenEncoder", "WindowOptions", "embed_chunks", "embed_isolated", "embed_late"]
@@ -72,9 +76,8 @@ def embed_late(
         )
     token_spans = align_tokens(text, tokens.starts, tokens.ends, spans)
     head_ids = tokenize_head(encoder, head, options)
-    return form_vectors(
-        pool_windows(encoder, tokens.ids, token_spans, head_ids=head_ids, options=options), form
-    )
+    reading = make_window_reading(encoder, tokens.ids, token_spans, head_ids=head_ids, options=options)
+    return form_vectors(read(encoder, reading), form)
 
 
 def embed_isolated(
@@ -103,27 +106,33 @@ def embed_isolated(
         EmptyTextError: A text has no token, and the model adds none of its own.
     """
     check_form(encoder.profile, form, encoder.insist)
-    tokenized = encoder.tokenize_all(texts)
-    pooling = encoder.profile.pooling
-    for text, tokens in zip(texts, tokenized, strict=True):
-        if not len(tokens) + len(encoder.prefix_ids) + len(encoder.suffix_ids):
-            raise EmptyTextError(f"{encoder.profile.name} sees no token in {text[:40]!r}; leave it out")
-        if len(tokens) > encoder.capacity and pooling != "mean":
-            raise ContextOverflowError(
-                f"{len(tokens)} tokens in {text[:40]!r}; {encoder.profile.name} reads {encoder.capacity} and "
-                f"makes its vector of one token ({pooling}), so windows cannot be averaged. Split the text"
-            )
-    fits = [len(tokens) <= encoder.capacity for tokens in tokenized]
-    states = encoder.encode(tokens.ids for tokens, does_fit in zip(tokenized, fits, strict=True) if does_fit)
-    means = [
-        pool_text(next(states), pooling)
-        if does_fit
-        else pool_windows(
-            encoder, tokens.ids, [TokenSpan(0, len(tokens))], head_ids=NO_TOKENS, options=options
-        )[0]
-        for tokens, does_fit in zip(tokenized, fits, strict=True)
+    return form_vectors(read(encoder, make_isolated_reading(encoder, texts, options=options)), form)
+
+
+def make_isolated_reading(
+    encoder: TokenEncoder, texts: Sequence[str], *, options: WindowOptions = DEFAULT_WINDOWS
+) -> Reading:
+    """Make texts ready that are embedded alone; see `embed_isolated`."""
+    parts = [
+        _read_alone(encoder, text, tokens, options)
+        for text, tokens in zip(texts, encoder.tokenize_all(texts), strict=True)
     ]
-    return form_vectors(torch.stack(means) if means else torch.empty(0, encoder.dim), form)
+    return JoinedReading(parts, encoder.dim)
+
+
+def _read_alone(encoder: TokenEncoder, text: str, tokens: Tokens, options: WindowOptions) -> Reading:
+    pooling = encoder.profile.pooling
+    if not len(tokens) + len(encoder.prefix_ids) + len(encoder.suffix_ids):
+        raise EmptyTextError(f"{encoder.profile.name} sees no token in {text[:40]!r}; leave it out")
+    if len(tokens) <= encoder.capacity:
+        return TextReading(tokens.ids, pooling)
+    if pooling != "mean":
+        raise ContextOverflowError(
+            f"{len(tokens)} tokens in {text[:40]!r}; {encoder.profile.name} reads {encoder.capacity} and "
+            f"makes its vector of one token ({pooling}), so windows cannot be averaged. Split the text"
+        )
+    whole = [TokenSpan(0, len(tokens))]
+    return make_window_reading(encoder, tokens.ids, whole, head_ids=NO_TOKENS, options=options)
 
 
 def embed_chunks(
@@ -132,15 +141,14 @@ def embed_chunks(
     spans: Sequence[CharSpan],
     *,
     strategy: Strategy,
-    context_encoder: TokenEncoder | None = None,
     alpha: float = 0.5,
-    isolated_texts: Sequence[str] | None = None,
-    prefix: str = "",
     head: str = "",
     options: WindowOptions = DEFAULT_WINDOWS,
     form: VectorForm = UNIT_FORM,
 ) -> Float[Tensor, "chunks form_dim"]:
-    """Embed the chunks of one document by any strategy.
+    """Embed the chunks of one document by any strategy, with one encoder and nothing put before the chunks.
+
+    `load_embedder` gives what an index has: prefixes, metadata, and an adapted encoder for the windows.
 
     Args:
         encoder: Gives token states.
@@ -148,11 +156,8 @@ def embed_chunks(
         spans: Characters of each chunk.
         strategy: "isolated", "late", "blend" of both, or "native", the way of a model that was trained to
             embed the chunks of a document together.
-        context_encoder: Reads the windows, where that is another than embeds chunks alone: an adapted one.
         alpha: Share of the late vector in a blend, from 0 to 1.
-        isolated_texts: What each chunk is when embedded alone; by default its characters.
-        prefix: Document prefix: put before each isolated text and before every window.
-        head: Context head of the windows, behind the prefix.
+        head: Context head of the windows.
         options: Sizes of windows, overlap and head.
         form: Size and numbers of the vectors.
 
@@ -160,26 +165,30 @@ def embed_chunks(
         One vector per span in the given order, float32 on the CPU; of length 1 unless `form` says otherwise.
 
     Raises:
-        InputError: `alpha` is outside [0, 1], the texts do not match the spans, or a blend is to have
-            another precision than "float".
+        InputError: `alpha` is outside [0, 1], or a blend is to have another precision than "float".
         UnsupportedModelError: The model was not trained for the strategy or the form.
         EmptyTextError: The document has no token.
         EmptySpanError: A chunk has no token; with "native" that is no error.
     """
-    characters = [text[span.start : span.end] for span in spans]
-    texts = [prefix + alone for alone in (characters if isolated_texts is None else isolated_texts)]
-    if len(texts) != len(spans) or not 0 <= alpha <= 1:
-        raise InputError(
-            f"{len(texts)} isolated texts for {len(spans)} spans, alpha {alpha}; "
-            "expected one text per span and an alpha between 0 and 1"
-        )
+    check_blend(strategy, alpha, form)
+    chunks = [text[span.start : span.end] for span in spans]
     if strategy == "native":
-        return embed_native(encoder, characters, prefix=prefix, head=head, options=options, form=form)
+        return embed_native(encoder, chunks, head=head, options=options, form=form)
     if strategy == "isolated":
-        return embed_isolated(encoder, texts, options=options, form=form)
-    if strategy == "blend" and form.precision != "float":
-        raise InputError(f"a blend has no precision {form.precision!r}; use 'float', or one strategy alone")
-    late = embed_late(context_encoder or encoder, text, spans, head=prefix + head, options=options, form=form)
+        return embed_isolated(encoder, chunks, options=options, form=form)
+    late = embed_late(encoder, text, spans, head=head, options=options, form=form)
     if strategy == "late":
         return late
-    return blend(late, embed_isolated(encoder, texts, options=options, form=form), alpha)
+    return blend(late, embed_isolated(encoder, chunks, options=options, form=form), alpha)
+
+
+def check_blend(strategy: Strategy, alpha: float, form: VectorForm) -> None:
+    """Refuse a share that is none, and a blend of codes.
+
+    Raises:
+        InputError: `alpha` is outside [0, 1], or a blend is to have another precision than "float".
+    """
+    if not 0 <= alpha <= 1:
+        raise InputError(f"alpha is {alpha}; expected a share of the late vector between 0 and 1")
+    if strategy == "blend" and form.precision != "float":
+        raise InputError(f"a blend has no precision {form.precision!r}; use 'float', or one strategy alone")

@@ -17,13 +17,13 @@ from jaxtyping import Float
 
 from rag_embed.errors import DimensionMismatchError, InputError
 
-TokenEncoding: TypeAlias = Literal["float16", "int8", "int4"]
-"""Bits of one number of a token vector: 16, 8 or 4."""
+TokenEncoding: TypeAlias = Literal["float16", "int8"]
+"""Numbers of a token vector on their way to a store, which may keep fewer bits."""
 
 KeptTokens: TypeAlias = npt.NDArray[np.int8] | npt.NDArray[np.float16]
 """What is kept of a chunk's token states, a row per token vector."""
 
-_LEVELS = {"int8": 127, "int4": 7}
+_LEVELS = 127
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ class TokenForm:
         neighbours: How many tokens in reading order are averaged into one vector; 1 keeps every token.
     """
 
-    encoding: TokenEncoding = "int4"
+    encoding: TokenEncoding = "int8"
     neighbours: int = 4
 
     def __post_init__(self) -> None:
@@ -62,7 +62,7 @@ class TokenForm:
         if self.encoding == "float16":
             return to_units(pooled).astype(np.float16)
         largest = np.abs(pooled).max(axis=1, keepdims=True)
-        return np.round(pooled / np.where(largest > 0, largest, 1.0) * _LEVELS[self.encoding]).astype(np.int8)
+        return np.round(pooled / np.where(largest > 0, largest, 1.0) * _LEVELS).astype(np.int8)
 
 
 def to_units(states: npt.NDArray[np.generic]) -> Float[np.ndarray, "tokens dim"]:

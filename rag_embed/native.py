@@ -12,7 +12,7 @@ the first.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,9 +25,12 @@ from rag_embed.guards import check_form, check_native
 from rag_embed.passes import (
     DEFAULT_WINDOWS,
     NO_TOKENS,
+    JoinedReading,
+    Reading,
     TokenEncoder,
     WindowOptions,
-    pool_windows,
+    make_window_reading,
+    read,
     tokenize_head,
     window_capacity,
 )
@@ -82,6 +85,39 @@ def embed_native(
     """
     check_native(encoder.profile)
     check_form(encoder.profile, form, encoder.insist)
+    reading = make_native_reading(encoder, chunks, prefix=prefix, head=head, options=options)
+    return form_vectors(read(encoder, reading), form)
+
+
+@dataclass(frozen=True, slots=True)
+class NativeReading:
+    """Consecutive chunks that fit into one pass; a row for each that is owned.
+
+    Attributes:
+        token_ids: Head and chunks, joined.
+        token_spans: The owned chunks, counted from the first token of the first chunk.
+        skipped: Tokens before it, special tokens included.
+    """
+
+    token_ids: TokenIds
+    token_spans: Sequence[TokenSpan]
+    skipped: int
+
+    @property
+    def sequences(self) -> Sequence[TokenIds]:
+        """The one pass."""
+        return [self.token_ids]
+
+    def finish(self, states: Iterator[Float[Tensor, "_ dim"]]) -> Float[Tensor, "chunks dim"]:
+        """Average between the separators."""
+        of_chunks = next(states)[self.skipped :].float()
+        return torch.stack([of_chunks[span.start : span.end].mean(dim=0) for span in self.token_spans]).cpu()
+
+
+def make_native_reading(
+    encoder: TokenEncoder, chunks: Sequence[str], *, prefix: str, head: str, options: WindowOptions
+) -> Reading:
+    """Make the chunks of a document ready; see `embed_native`."""
     separator = encoder.tokenize_template(encoder.profile.separator)
     chunk_ids = [tokens.ids for tokens in encoder.tokenize_all(chunks)]
     if chunks and not any(map(len, chunk_ids)):
@@ -93,24 +129,20 @@ def embed_native(
     if head:
         head_ids = np.concatenate([head_ids, tokenize_head(encoder, head, options), separator])
     capacity = window_capacity(encoder, options) - len(head_ids)
-    lengths = [len(ids) for ids in chunk_ids]
     windows = make_chunk_windows(
-        lengths, capacity=capacity, overlap=min(options.overlap_tokens, capacity // 4)
+        [len(ids) for ids in chunk_ids], capacity=capacity, overlap=min(options.overlap_tokens, capacity // 4)
     )
-    joined = [_join(chunk_ids[w.start : w.end], separator) for w in windows]
-    states = encoder.encode(
-        np.concatenate([head_ids, ids]).astype(np.int64) for ids, _ in joined if len(ids) <= capacity
-    )
-    means: list[Float[Tensor, " dim"]] = []
-    for window, (ids, spans) in zip(windows, joined, strict=True):
+    parts: list[Reading] = []
+    for window in windows:
+        ids, spans = _join(chunk_ids[window.start : window.end], separator)
         if len(ids) > capacity:  # one chunk that is longer than the window
             whole = [TokenSpan(0, len(ids))]
-            means += pool_windows(encoder, ids, whole, head_ids=head_ids, options=options)
+            parts.append(make_window_reading(encoder, ids, whole, head_ids=head_ids, options=options))
         else:
-            of_chunks = next(states)[len(encoder.prefix_ids) + len(head_ids) :].float()
             own = spans[window.own_start - window.start : window.own_end - window.start]
-            means += [of_chunks[span.start : span.end].mean(dim=0).cpu() for span in own]
-    return form_vectors(torch.stack(means) if means else torch.empty(0, encoder.dim), form)
+            full = np.concatenate([head_ids, ids]).astype(np.int64)
+            parts.append(NativeReading(full, own, len(encoder.prefix_ids) + len(head_ids)))
+    return JoinedReading(parts, encoder.dim)
 
 
 def make_chunk_windows(lengths: Sequence[int], *, capacity: int, overlap: int) -> list[ChunkWindow]:

@@ -1,22 +1,29 @@
-"""Forward passes over texts of any length: what an encoder must offer, and means over windows."""
+"""Forward passes over texts of any length: what an encoder must offer, and what is made of its states.
+
+A `Reading` is a text made ready: the sequences that the encoder has to see, and what their states become. So
+one stream of states through the encoder serves any number of texts, long and short, each taking its own.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Protocol, runtime_checkable
 
 import numpy as np
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from rag_embed.errors import InputError
 from rag_embed.guards import Guard
-from rag_embed.pooling import SpanPool
+from rag_embed.modes import Pooling
+from rag_embed.pooling import SpanPool, pool_text
 from rag_embed.profiles import Profile
 from rag_embed.spans import TokenSpan
 from rag_embed.tokens import Tokens
-from rag_embed.windows import make_windows
+from rag_embed.windows import Window, make_windows
 
 NO_TOKENS: Int[np.ndarray, " _"] = np.array([], dtype=np.int64)
 
@@ -40,7 +47,11 @@ class TokenEncoder(Protocol):
     def tokenize_all(self, texts: Sequence[str]) -> list[Tokens]: ...  # noqa: D102
     def tokenize_template(self, template: str, **fields: str) -> Int[np.ndarray, " _"]: ...  # noqa: D102
     def encode(  # noqa: D102
-        self, sequences: Iterable[Int[np.ndarray, " _"]], *, adds_special_tokens: bool = True
+        self,
+        sequences: Iterable[Int[np.ndarray, " _"]],
+        *,
+        adds_special_tokens: bool = True,
+        pass_tokens: int | None = None,
     ) -> Iterator[Float[Tensor, "_ dim"]]: ...
 
 
@@ -62,38 +73,184 @@ class WindowOptions:
 
 DEFAULT_WINDOWS = WindowOptions()
 
+SHARED_PASS_TOKENS = 256
+"""Length of the passes that short documents share; those of at most a quarter of it do."""
 
-def pool_windows(
+
+@runtime_checkable
+class StateReader(Protocol):
+    """Sees the states of a document's tokens as the window pass makes them, each once, in reading order."""
+
+    def add(self, token_states: Float[Tensor, "tokens dim"], start: int) -> None:
+        """Take in the states of consecutive tokens, the first of which is the document's token `start`."""
+
+
+@runtime_checkable
+class Reading(Protocol):
+    """A text, or several, made ready for the encoder."""
+
+    @property
+    def sequences(self) -> Sequence[Int[np.ndarray, " _"]]:
+        """What the encoder has to see, without special tokens."""
+
+    def finish(self, states: Iterator[Float[Tensor, "_ dim"]]) -> Float[Tensor, "rows dim"]:
+        """Take the states of the own sequences off the stream and average them.
+
+        Returns:
+            float32 on the CPU, not normalised.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class TextReading:
+    """A text that fits into one pass; one row.
+
+    Attributes:
+        token_ids: The text.
+        pooling: Which of its states make the row.
+    """
+
+    token_ids: Int[np.ndarray, " tokens"]
+    pooling: Pooling
+
+    @property
+    def sequences(self) -> Sequence[Int[np.ndarray, " _"]]:
+        """The text itself."""
+        return [self.token_ids]
+
+    def finish(self, states: Iterator[Float[Tensor, "_ dim"]]) -> Float[Tensor, "one dim"]:
+        """Pool its states."""
+        return pool_text(next(states), self.pooling)[None]
+
+
+@dataclass(frozen=True, slots=True)
+class WindowReading:
+    """A document of any length in windows; a row per chunk.
+
+    Attributes:
+        token_ids: The document.
+        token_spans: Its chunks.
+        dim: Size of a token state.
+        windows: Which pass reads and owns which token.
+        head_ids: Stand before every window, and in no chunk.
+        skipped: Tokens before the first of the document in every window, special tokens included.
+        readers: Also see the states that the rows are made of; nothing is computed twice for them.
+    """
+
+    token_ids: Int[np.ndarray, " tokens"]
+    token_spans: Sequence[TokenSpan]
+    dim: int
+    windows: Sequence[Window]
+    head_ids: Int[np.ndarray, " head"]
+    skipped: int
+    readers: Sequence[StateReader] = ()
+
+    @property
+    def sequences(self) -> Sequence[Int[np.ndarray, " _"]]:
+        """Head and window, window by window."""
+        parts = (self.token_ids[window.start : window.end] for window in self.windows)
+        return [np.concatenate([self.head_ids, part]).astype(np.int64) for part in parts]
+
+    def only_needed(self) -> WindowReading:
+        """Leave out the windows that own no token of any chunk."""
+        needed = [
+            window
+            for window in self.windows
+            if any(span.start < window.own_end and span.end > window.own_start for span in self.token_spans)
+        ]
+        return replace(self, windows=needed)
+
+    def finish(self, states: Iterator[Float[Tensor, "_ dim"]]) -> Float[Tensor, "chunks dim"]:
+        """Average each chunk's token states over the windows that own them."""
+        pool = SpanPool(self.token_spans, self.dim)
+        for window in self.windows:
+            offset = self.skipped - window.start
+            own = next(states)[offset + window.own_start : offset + window.own_end]
+            for reader in (pool, *self.readers):
+                reader.add(own, window.own_start)
+        return pool.means()
+
+
+@dataclass(frozen=True, slots=True)
+class JoinedReading:
+    """Several readings as one, their rows one behind the other.
+
+    Attributes:
+        parts: In the order of the rows.
+        dim: Size of a token state.
+    """
+
+    parts: Sequence[Reading]
+    dim: int
+
+    @property
+    def sequences(self) -> Sequence[Int[np.ndarray, " _"]]:
+        """Those of all parts."""
+        return [ids for part in self.parts for ids in part.sequences]
+
+    def finish(self, states: Iterator[Float[Tensor, "_ dim"]]) -> Float[Tensor, "rows dim"]:
+        """Finish part by part."""
+        rows = [part.finish(states) for part in self.parts]
+        return torch.cat(rows) if rows else torch.empty(0, self.dim)
+
+
+def read(encoder: TokenEncoder, reading: Reading) -> Float[Tensor, "rows dim"]:
+    """Send one reading through the encoder."""
+    return reading.finish(encoder.encode(reading.sequences))
+
+
+def read_all(encoder: TokenEncoder, readings: Sequence[Reading]) -> list[Float[Tensor, "rows dim"]]:
+    """Send many readings through the encoder, with the same bits for each as if it were the only one.
+
+    Short readings share passes of one fixed size, in which company changes no bit (`Encoder.encode`); longer
+    ones go through by themselves. Which is which depends on the reading alone.
+
+    Args:
+        encoder: Gives token states.
+        readings: In any number.
+
+    Returns:
+        The rows of each, in the given order.
+    """
+    if not encoder.profile.is_packable:  # texts of one length are stacked, and the stack's height tells
+        return [read(encoder, reading) for reading in readings]
+    special = len(encoder.prefix_ids) + len(encoder.suffix_ids)
+    sizes = [sum(len(ids) + special for ids in reading.sequences) for reading in readings]
+    is_short = [size <= SHARED_PASS_TOKENS // 4 for size in sizes]
+    together = [reading for reading, short in zip(readings, is_short, strict=True) if short]
+    states = encoder.encode(
+        chain.from_iterable(reading.sequences for reading in together), pass_tokens=SHARED_PASS_TOKENS
+    )
+    return [
+        reading.finish(states) if short else read(encoder, reading)
+        for reading, short in zip(readings, is_short, strict=True)
+    ]
+
+
+def make_window_reading(
     encoder: TokenEncoder,
     token_ids: Int[np.ndarray, " tokens"],
     token_spans: Sequence[TokenSpan],
     *,
     head_ids: Int[np.ndarray, " head"],
     options: WindowOptions,
-) -> Float[Tensor, "chunks dim"]:
-    """Average each chunk's token states over the windows that own them, one batch of states at a time.
+    readers: Sequence[StateReader] = (),
+) -> WindowReading:
+    """Make a document ready.
 
     Args:
-        encoder: Gives token states.
+        encoder: Will give token states.
         token_ids: A document without special tokens.
         token_spans: One per chunk.
         head_ids: Put before every window, never averaged.
         options: Sizes of windows and overlap.
-
-    Returns:
-        One mean per span in the given order, float32 on the CPU, not normalised.
+        readers: Also see the states.
     """
     capacity = window_capacity(encoder, options) - len(head_ids)
-    windows = make_windows(
-        len(token_ids), capacity=capacity, overlap=min(options.overlap_tokens, capacity // 2)
-    )
-    sequences = (np.concatenate([head_ids, token_ids[w.start : w.end]]).astype(np.int64) for w in windows)
-    pool = SpanPool(token_spans, encoder.dim)
+    overlap = min(options.overlap_tokens, capacity // 2)
+    windows = make_windows(len(token_ids), capacity=capacity, overlap=overlap)
     skipped = len(encoder.prefix_ids) + len(head_ids)
-    for window, states in zip(windows, encoder.encode(sequences), strict=True):
-        offset = skipped - window.start
-        pool.add(states[offset + window.own_start : offset + window.own_end], window.own_start)
-    return pool.means()
+    return WindowReading(token_ids, token_spans, encoder.dim, windows, head_ids, skipped, readers)
 
 
 def window_capacity(encoder: TokenEncoder, options: WindowOptions) -> int:

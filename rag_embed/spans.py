@@ -145,10 +145,7 @@ def _with_outer_blanks(text: str, chunk: str, start: int, end: int, earliest: in
 
 
 def align_tokens(text: str, starts: Offsets, ends: Offsets, spans: Sequence[CharSpan]) -> list[TokenSpan]:
-    """Find the tokens of each chunk.
-
-    A token belongs to the chunk that holds its middle character, so one that straddles two chunks goes to the
-    chunk with most of it, on a tie to the earlier. A chunk inside a single token shares that token.
+    """Find the tokens of each chunk, of which each must have one.
 
     Args:
         text: The document.
@@ -162,6 +159,36 @@ def align_tokens(text: str, starts: Offsets, ends: Offsets, spans: Sequence[Char
     Raises:
         SpanOutOfRangeError: A span leaves the text.
         EmptySpanError: No token touches a chunk: it is blank, or holds only characters the tokenizer drops.
+    """
+    found = find_tokens(text, starts, ends, spans)
+    if empty := [index for index, tokens in enumerate(found) if not len(tokens)]:
+        first_empty = spans[empty[0]]
+        raise EmptySpanError(
+            f"{len(empty)} of {len(spans)} chunks hold no token; the first is chunk {empty[0]}, "
+            f"{text[first_empty.start : first_empty.end][:40]!r}. Leave out chunks that the tokenizer "
+            "sees nothing in",
+            indices=tuple(empty),
+        )
+    return found
+
+
+def find_tokens(text: str, starts: Offsets, ends: Offsets, spans: Sequence[CharSpan]) -> list[TokenSpan]:
+    """Find the tokens of each chunk; the span of a chunk that no token touches is empty.
+
+    A token belongs to the chunk that holds its middle character, so one that straddles two chunks goes to the
+    chunk with most of it, on a tie to the earlier. A chunk inside a single token shares that token.
+
+    Args:
+        text: The document.
+        starts: First character of each token, as the tokenizer's offset mapping says.
+        ends: One past the last character of each token.
+        spans: The chunks; they may overlap and leave gaps, in any order.
+
+    Returns:
+        One span of tokens per chunk, in the given order.
+
+    Raises:
+        SpanOutOfRangeError: A span leaves the text.
 
     Source: Günther et al. 2024, arXiv:2409.04701, algorithm 1. Differs in: straddling tokens are kept.
     """
@@ -173,23 +200,13 @@ def align_tokens(text: str, starts: Offsets, ends: Offsets, spans: Sequence[Char
             )
     starts, ends = _without_outer_blanks(text, starts, ends)
     doubled_middles = starts + ends
-    result, empty = [], []
-    for index, span in enumerate(spans):
+    result = []
+    for span in spans:
         first, last = np.searchsorted(doubled_middles, (2 * span.start, 2 * span.end), side="right")
         if first == last and span.start < span.end:
             first = np.searchsorted(ends, span.start, side="right")
             last = np.searchsorted(starts, span.end, side="left")
-        if first >= last:
-            empty.append(index)
-        result.append(TokenSpan(int(first), int(last)))
-    if empty:
-        first_empty = spans[empty[0]]
-        raise EmptySpanError(
-            f"{len(empty)} of {len(spans)} chunks hold no token; the first is chunk {empty[0]}, "
-            f"{text[first_empty.start : first_empty.end][:40]!r}. Leave out chunks that the tokenizer "
-            "sees nothing in",
-            indices=tuple(empty),
-        )
+        result.append(TokenSpan(int(first), max(int(first), int(last))))
     return result
 
 

@@ -29,11 +29,17 @@ SHAPES_CHECKED = [
     "rag_embed.devices",
     "rag_embed.guards",
     "rag_embed.jina_bert",
+    "rag_embed.packed_attention",
+    "rag_embed.text_tokenizer",
     "rag_embed.checkpoint",
     "rag_embed.encoder",
+    "rag_embed.loading",
     "rag_embed.passes",
     "rag_embed.native",
     "rag_embed.late_chunking",
+    "rag_embed.vector_space",
+    "rag_embed.recipe",
+    "rag_embed.chunk_embedder",
     "rag_embed.listwise",
 ]
 _hook = jaxtyping.install_import_hook(SHAPES_CHECKED, "beartype.beartype")
@@ -105,7 +111,7 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny_encoder(tiny_folder: Path) -> Encoder:
-    from rag_embed.encoder import load_encoder
+    from rag_embed.loading import load_encoder
 
     return load_encoder(tiny_folder, device="cpu", dtype="float32")
 
@@ -118,7 +124,7 @@ def tiny_reference(tiny_folder: Path) -> Loaded:
 @pytest.fixture(scope="session")
 def minilm() -> Encoder:
     """The embedded encoder, in float32 on the CPU."""
-    from rag_embed.encoder import load_encoder
+    from rag_embed.loading import load_encoder
 
     return load_encoder(device="cpu", dtype="float32")
 

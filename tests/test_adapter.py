@@ -89,7 +89,7 @@ def test_only_windows_see_the_adapter(checkpoint: Path, adapter: Path) -> None:
     assert plain.get_text_embedding("river") == adapted.get_text_embedding("river")
     assert adapted.context_encoder is not adapted.encoder
     assert plain.context_encoder is plain.encoder
-    assert adapted._window_options.window_tokens == 40
+    assert adapted.window_options.window_tokens == 40
 
 
 def test_the_fingerprint_follows_the_adapter(tmp_path: Path, checkpoint: Path, adapter: Path) -> None:

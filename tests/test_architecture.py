@@ -32,12 +32,18 @@ RING_2 = {
     "devices",
     "guards",
     "jina_bert",
+    "packed_attention",
+    "text_tokenizer",
     "checkpoint",
     "encoder",
+    "loading",
     "passes",
     "native",
     "late_chunking",
     "late_interaction",
+    "vector_space",
+    "recipe",
+    "chunk_embedder",
     "listwise",
 }
 ADAPTERS = {"llama_index", "qdrant_client", "qdrant_edge"}

@@ -28,8 +28,10 @@ from transformers import (
     XLMRobertaConfig,
 )
 
-from rag_embed.encoder import Encoder, load_encoder, pick_dtype
+from rag_embed.devices import pick_dtype
+from rag_embed.encoder import Encoder
 from rag_embed.errors import ContextOverflowError, NonFiniteError
+from rag_embed.loading import load_encoder
 from rag_embed.spans import CharSpan, align_tokens
 from tests import reference
 from tests.checkpoints import DIM, MAX_TOKENS

@@ -12,7 +12,7 @@ pytest.importorskip("typer")
 from typer.testing import CliRunner, Result
 
 from rag_embed.cli.app import app
-from rag_embed.encoder import load_encoder
+from rag_embed.loading import load_encoder
 from tests.evalsets import make_set, write_beir, write_chunked, write_lines
 
 Run = Callable[..., Result]

@@ -13,11 +13,12 @@ import torch
 from transformers import AutoModel, AutoTokenizer, T5EncoderModel
 
 from rag_embed import jina_bert
-from rag_embed.encoder import Encoder, load_encoder
+from rag_embed.encoder import Encoder
 from rag_embed.errors import UnsupportedModelError
 from rag_embed.jina_bert import alibi_slopes
 from rag_embed.late_chunking import WindowOptions, embed_isolated, embed_late
 from rag_embed.llamaindex import ContextualEmbedding
+from rag_embed.loading import load_encoder
 from rag_embed.profiles import FAMILIES, locate_checkpoint
 from rag_embed.spans import CharSpan
 from tests import explicit_forward, reference

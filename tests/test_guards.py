@@ -13,7 +13,7 @@ import pytest
 import torch
 from llama_index.core.schema import Document, NodeWithScore, TextNode
 
-from rag_embed.encoder import Encoder, load_encoder
+from rag_embed.encoder import Encoder
 from rag_embed.errors import (
     ContextOverflowError,
     EmptyTextError,
@@ -25,6 +25,7 @@ from rag_embed.guards import Guard
 from rag_embed.late_chunking import WindowOptions, embed_chunks, embed_isolated, embed_late
 from rag_embed.listwise import embed_list
 from rag_embed.llamaindex import ContextualEmbedding, LateChunkingNodeParser, ListwiseRerank
+from rag_embed.loading import load_encoder
 from rag_embed.profiles import discovery, locate_checkpoint
 from rag_embed.prompts import E2RANK_CHAT, QUERY_IN_CONTEXT
 from rag_embed.spans import CharSpan

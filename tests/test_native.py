@@ -15,10 +15,11 @@ from llama_index.core.node_parser import SentenceSplitter
 from llama_index.core.schema import Document
 from transformers import AutoTokenizer
 
-from rag_embed.encoder import Encoder, load_encoder
+from rag_embed.encoder import Encoder
 from rag_embed.errors import EmptyTextError, InputError, UnsupportedModelError
 from rag_embed.late_chunking import WindowOptions, embed_chunks, embed_isolated
 from rag_embed.llamaindex import ContextualEmbedding, LateChunkingNodeParser
+from rag_embed.loading import load_encoder
 from rag_embed.native import embed_native, make_chunk_windows
 from rag_embed.profiles import locate_checkpoint
 from rag_embed.spans import CharSpan

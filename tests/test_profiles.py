@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from rag_embed.encoder import Encoder, load_encoder
+from rag_embed.encoder import Encoder
 from rag_embed.errors import MissingExtraError, UnsupportedModelError
+from rag_embed.loading import load_encoder
 from rag_embed.profiles import EMBEDDED_MODEL, discovery, locate_checkpoint, read_profile
 from tests.checkpoints import DIM, MAX_TOKENS, write_json
 

@@ -69,7 +69,7 @@ def train(
                 evalset = replace(evalset, queries={}, golds={}, gold_spans={}, kinds={})
         else:
             evalset = read_documents(docs or [], queries, chunk_size=chunk_size, leave_out=out, output=output)
-    window_tokens = embed_model._window_options.window_tokens
+    window_tokens = embed_model.window_options.window_tokens
     options = TrainingOptions(
         steps=steps, check_every=max(1, steps // 4), learning_rate=learning_rate, seed=seed
     )

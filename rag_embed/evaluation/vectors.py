@@ -16,11 +16,9 @@ from torch import Tensor
 
 from rag_embed.evaluation.cache import VectorCache, make_key
 from rag_embed.evaluation.sets import EvalDocument, name_chunk
-from rag_embed.listwise import embed_list
 from rag_embed.llamaindex import ContextualEmbedding
 from rag_embed.llamaindex.context import make_stamps, stamp_node
 from rag_embed.pooling import blend
-from rag_embed.prompts import ListPrompt
 
 _BATCH_CHUNKS = 64
 _BATCH_QUERIES = 32
@@ -82,20 +80,6 @@ class Vectors:
             return (model.embed_query(texts[index])[None] for index in batch)
 
         return self._fill("queries", keys, _group([1] * len(texts), _BATCH_QUERIES), compute)
-
-    def lists(
-        self, model: ContextualEmbedding, prompt: ListPrompt, pairs: Sequence[tuple[str, Sequence[str]]]
-    ) -> Float[Tensor, "queries dim"]:
-        """One list vector per query and its candidates' texts, one forward pass each."""
-        space = _space(as_isolated(model))
-        keys = [make_key("list", space, repr(prompt), query, list(texts)) for query, texts in pairs]
-
-        def compute(batch: Sequence[int]) -> Iterator[Float[Tensor, "one dim"]]:
-            for index in batch:
-                query, texts = pairs[index]
-                yield embed_list(model.encoder, query, texts, prompt=prompt).vector[None]
-
-        return self._fill("list prompts", keys, _group([1] * len(pairs), _BATCH_QUERIES), compute)
 
     def _document_key(self, model: ContextualEmbedding, doc: EvalDocument, with_title: bool) -> bytes:
         title = [doc.title_key, doc.title] if with_title and doc.title else None

@@ -3,28 +3,29 @@
 from __future__ import annotations
 
 import asyncio
-import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
-import torch
 from jaxtyping import Float
 from llama_index.core.base.embeddings.base import BaseEmbedding
 from llama_index.core.callbacks import CBEventType, EventPayload
 from llama_index.core.instrumentation import get_dispatcher
 from llama_index.core.instrumentation.events.embedding import EmbeddingEndEvent, EmbeddingStartEvent
-from llama_index.core.schema import BaseNode
+from llama_index.core.schema import BaseNode, MetadataMode
 from llama_index.core.utils import get_tqdm_iterable
 from pydantic import Field, model_validator
 from torch import Tensor
 from typing_extensions import Self
 
-from rag_embed.adapter import Adapter, find_adapter, locate_adapter
-from rag_embed.encoder import Dtype, Encoder, load_encoder
-from rag_embed.errors import EmptySpanError, EmptyTextError
-from rag_embed.guards import Guard, Side, check_prefixes
-from rag_embed.late_chunking import Strategy, WindowOptions, embed_chunks, embed_isolated
+from rag_embed.adapter import Adapter
+from rag_embed.chunk_embedder import ChunkedText, ChunkEmbedder, load_embedder
+from rag_embed.chunk_vector import ChunkVector
+from rag_embed.devices import Dtype
+from rag_embed.encoder import BATCH_TOKENS, Encoder
+from rag_embed.guards import Guard
+from rag_embed.late_chunking import Strategy
+from rag_embed.late_interaction import TokenVectors
 from rag_embed.llamaindex.arguments import EMBEDDING_WORDS, take_arguments
 from rag_embed.llamaindex.context import (
     chunk_texts,
@@ -34,15 +35,17 @@ from rag_embed.llamaindex.context import (
     stamp_node,
 )
 from rag_embed.llamaindex.pickling import make_state
-from rag_embed.llamaindex.vector_space import name_vector_space
+from rag_embed.loading import load_encoder
+from rag_embed.max_sim import KeptTokens, TokenForm
 from rag_embed.modes import Precision
-from rag_embed.profiles import EMBEDDED_MODEL, Profile, locate_checkpoint
+from rag_embed.passes import TokenEncoder, WindowOptions
+from rag_embed.profiles import EMBEDDED_MODEL, Profile
+from rag_embed.recipe import Recipe
 from rag_embed.spans import CharSpan
 from rag_embed.stamp import ChunkStamp
 from rag_embed.vector_form import VectorForm
 
 dispatcher = get_dispatcher(__name__)
-logger = logging.getLogger(__name__)
 
 
 class ContextualEmbedding(BaseEmbedding):
@@ -56,8 +59,8 @@ class ContextualEmbedding(BaseEmbedding):
         model: The embedded encoder, a local folder, or a hub id.
         revision: Commit of the hub repository.
         device: A torch device; by default an accelerator.
-        dtype: "auto" picks what the processor computes fast.
-        batch_tokens: Most tokens in one forward pass.
+        dtype: "auto" is float32 on a CPU, and bfloat16 on accelerators that have it.
+        batch_tokens: Most tokens in one forward pass; short documents share passes of 256.
         strategy: "isolated", "late", "blend", or "native" for models that embed a document's chunks together.
         alpha: Share of the late vector in a blend.
         adapter: Merged into the encoder that reads windows, and no other: "auto" is the shipped adapter of
@@ -72,6 +75,8 @@ class ContextualEmbedding(BaseEmbedding):
         dim: Dimensions that are kept of a vector (Matryoshka); None keeps all.
         precision: "float", or "int8" or "binary" codes.
         insist: Guards that are lifted, see `rag_embed.guards`.
+        token_neighbours: Token vectors go beside each chunk vector, for stores that keep them: so many tokens
+            in reading order are averaged into one. None keeps none.
         show_progress: Show a progress bar over documents.
 
     Raises:
@@ -85,7 +90,7 @@ class ContextualEmbedding(BaseEmbedding):
     revision: str | None = None
     device: str | None = None
     dtype: Dtype = "auto"
-    batch_tokens: int = Field(default=1024, gt=0)
+    batch_tokens: int = Field(default=BATCH_TOKENS, gt=0)
     strategy: Strategy = "blend"
     alpha: float = Field(default=0.5, ge=0, le=1)
     adapter: str | None = "auto"
@@ -98,6 +103,7 @@ class ContextualEmbedding(BaseEmbedding):
     dim: int | None = Field(default=None, gt=0)
     precision: Precision = "float"
     insist: tuple[Guard, ...] = ()
+    token_neighbours: int | None = Field(default=4, gt=0)
     show_progress: bool = False
 
     @model_validator(mode="before")
@@ -116,56 +122,65 @@ class ContextualEmbedding(BaseEmbedding):
         return "ContextualEmbedding"
 
     @property
-    def encoder(self) -> Encoder:
-        """The encoder, loaded at first use and shared by all in this process that ask for the same."""
-        return self._load_encoder(None)
+    def recipe(self) -> Recipe:
+        """How vectors are made; reading it loads no weights."""
+        return Recipe(**{name: getattr(self, name) for name in Recipe.__dataclass_fields__})
 
     @property
-    def context_encoder(self) -> Encoder:
-        """The encoder that reads windows: the same, or with the adapter merged into it."""
-        return self._load_encoder(self.located_adapter)
+    def embedder(self) -> ChunkEmbedder:
+        """What makes the vectors, without LlamaIndex; its encoders are shared by all who ask for the same."""
+        return load_embedder(
+            self.recipe,
+            device=self.device,
+            batch_tokens=self.batch_tokens,
+            insist=self.insist,
+            token_form=TokenForm(neighbours=self.token_neighbours or 1),
+        )
 
-    def _load_encoder(self, adapter: Adapter | None) -> Encoder:
+    @property
+    def encoder(self) -> Encoder:
+        """The encoder, loaded at first use and shared by all in this process that ask for the same."""
         return load_encoder(
             self.model,
             revision=self.revision,
             device=self.device,
             dtype=self.dtype,
             batch_tokens=self.batch_tokens,
-            adapter=adapter.folder if adapter else None,
             insist=self.insist,
         )
 
     @property
+    def context_encoder(self) -> TokenEncoder:
+        """The encoder that reads windows: the same, or with the adapter merged into it."""
+        return self.embedder.context_encoder
+
+    @property
     def located_adapter(self) -> Adapter | None:
         """The adapter that "auto", a name or a folder stands for; None where no window is read."""
-        if self.adapter is None or self.strategy in {"isolated", "native"}:
-            return None
-        if self.adapter == "auto":
-            return find_adapter(self.profile.weights_sha256)
-        return locate_adapter(self.adapter)
+        return self.recipe.located_adapter
 
     @property
     def profile(self) -> Profile:
-        """What the checkpoint says of itself, without loading weights."""
-        return locate_checkpoint(self.model, revision=self.revision)
+        """What the checkpoint says of itself."""
+        return self.recipe.profile
+
+    @property
+    def window_options(self) -> WindowOptions:
+        """How documents are cut into forward passes."""
+        return self.recipe.window_options
+
+    @property
+    def form(self) -> VectorForm:
+        """Size and numbers of the vectors."""
+        return self.recipe.form
 
     def fingerprint(self) -> str:
         """Name the vector space: everything that changes a vector by more than rounding.
 
-        Device, batch size and an automatic dtype are left out, so that an index built on one machine can be
+        See `Recipe.fingerprint` for what is left out, so that an index that was made on one machine can be
         used on another.
         """
-        relevant = ["head", "overlap_tokens", "head_tokens"]
-        relevant += ["alpha"] * (self.strategy == "blend") + ["dtype"] * (self.dtype != "auto")
-        relevant += ["dim", "precision"] * (self.form != VectorForm())
-        options = {name: getattr(self, name) for name in relevant}
-        options["window_tokens"] = self._window_options.window_tokens
-        prefixes = (self._prefix("query"), self._prefix("document"))
-        adapter = self.located_adapter
-        return name_vector_space(
-            self.profile, self.strategy, adapter=adapter, options=options, prefixes=prefixes
-        )
+        return self.recipe.fingerprint()
 
     def __call__(self, nodes: Sequence[BaseNode], **kwargs: Any) -> Sequence[BaseNode]:
         """Fill the vectors of nodes, document by document.
@@ -187,8 +202,13 @@ class ContextualEmbedding(BaseEmbedding):
             if any(node.embedding is None or stamp.fingerprint != fingerprint for node, stamp in members)
         ]
         show_progress = bool(kwargs.get("show_progress")) or self.show_progress
-        for members, text in get_tqdm_iterable(pending, show_progress, "Embedding documents"):
-            self._embed_context(members, text, fingerprint)
+        if pending:
+            recipe = self.recipe
+            documents = [_make_document(recipe, members, text) for members, text in pending]
+            vectors = self._embed(documents)
+            shown = get_tqdm_iterable(pending, show_progress, "Embedding documents")
+            for (members, _), document in zip(shown, documents, strict=True):
+                self._fill(members, document, vectors, fingerprint)
         if unstamped:
             super().__call__(unstamped, show_progress=show_progress)
         return nodes
@@ -197,53 +217,34 @@ class ContextualEmbedding(BaseEmbedding):
         """Do the same in a worker thread."""
         return await asyncio.to_thread(self.__call__, nodes, **kwargs)
 
-    def _embed_context(
-        self, members: Sequence[tuple[BaseNode, ChunkStamp]], text: str, fingerprint: str
+    def _embed(self, documents: Sequence[ChunkedText]) -> Iterator[list[ChunkVector]]:
+        """The vectors of each document's chunks, with their token vectors if these are kept."""
+        if self.token_neighbours is None:
+            for plain in self.embedder.embed_documents(documents):
+                yield [ChunkVector(vector) for vector in plain.tolist()]
+            return
+        for vectors, tokens in self.embedder.embed_with_tokens(documents):
+            yield [ChunkVector(*each) for each in zip(vectors.tolist(), tokens, strict=True)]
+
+    def _fill(
+        self,
+        members: Sequence[tuple[BaseNode, ChunkStamp]],
+        document: ChunkedText,
+        vectors: Iterator[list[ChunkVector]],
+        fingerprint: str,
     ) -> None:
-        """Embed the chunks of one context and put vector and fingerprint on their nodes."""
-        nodes = [node for node, _ in members]
-        spans = [CharSpan(stamp.start, stamp.end) for _, stamp in members]
-        # What the head says is not said again by the half of a blend that stands for the chunk alone.
-        texts = chunk_texts(nodes, with_shared=self.strategy != "blend" or self.head == "none")
+        """Put the next vectors and the fingerprint on the chunks of one document."""
         payload = self.to_payload()
         dispatcher.event(EmbeddingStartEvent(model_dict=payload))
         with self.callback_manager.event(
             CBEventType.EMBEDDING, payload={EventPayload.SERIALIZED: payload}
         ) as event:
-            embeddings = self._embed_spans(text, spans, texts, shared_metadata(nodes)).tolist()
+            embeddings, texts = next(vectors), list(document.texts)
             event.on_end(payload={EventPayload.CHUNKS: texts, EventPayload.EMBEDDINGS: embeddings})
         dispatcher.event(EmbeddingEndEvent(chunks=texts, embeddings=embeddings))
         for (node, stamp), embedding in zip(members, embeddings, strict=True):
             node.embedding = embedding
             stamp_node(node, replace(stamp, fingerprint=fingerprint))
-
-    def _embed_spans(
-        self, text: str, spans: Sequence[CharSpan], texts: Sequence[str], metadata: str
-    ) -> Float[Tensor, "chunks dim"]:
-        try:
-            return embed_chunks(
-                self.encoder,
-                text,
-                spans,
-                context_encoder=self.context_encoder,
-                strategy=self.strategy,
-                alpha=self.alpha,
-                isolated_texts=texts,
-                prefix=self._prefix("document"),
-                head=metadata if self.head == "metadata" else "",
-                options=self._window_options,
-                form=self.form,
-            )
-        except (EmptySpanError, EmptyTextError) as error:
-            # Characters that the tokenizer drops, such as a zero-width space alone, have no state anywhere.
-            empty = set(error.indices) if isinstance(error, EmptySpanError) else set(range(len(spans)))
-            logger.warning("%d chunks without a token are embedded alone: %s", len(empty), error)
-        result = torch.empty(len(spans), self.dim or self.encoder.dim)
-        result[sorted(empty)] = self._embed_alone("document", [texts[index] for index in sorted(empty)])
-        if rest := sorted(set(range(len(spans))) - empty):
-            rest_spans, rest_texts = [spans[i] for i in rest], [texts[i] for i in rest]
-            result[rest] = self._embed_spans(text, rest_spans, rest_texts, metadata)
-        return result
 
     def embed_query(self, query: str) -> Float[Tensor, " dim"]:
         """Embed a query, with the query prefix.
@@ -252,40 +253,47 @@ class ContextualEmbedding(BaseEmbedding):
             EmptyTextError: The query is blank.
             InputError: It carries a prefix already.
         """
-        if not query.strip():
-            raise EmptyTextError(f"the query is {query!r}; expected a question")
-        return self._embed_alone("query", [query])[0]
+        return self.embedder.embed_query(query)
 
-    def _embed_alone(self, side: Side, texts: Sequence[str]) -> Float[Tensor, "texts dim"]:
-        own, other = self._prefix(side), self._prefix("document" if side == "query" else "query")
-        check_prefixes(texts, own=own, other=other, side=side, insist=self.insist)
-        prefixed, options = [own + text for text in texts], self._window_options
-        return embed_isolated(self.encoder, prefixed, options=options, form=self.form)
+    def embed_query_tokens(self, query: str) -> TokenVectors:
+        """Make the token vectors of a query, for late interaction.
 
-    @property
-    def form(self) -> VectorForm:
-        """Size and numbers of the vectors."""
-        return VectorForm(self.dim, self.precision)
+        Raises:
+            EmptyTextError: The query is blank.
+            ContextOverflowError: It is longer than the encoder reads at once.
+            UnsupportedModelError: The model's token states mean nothing by themselves.
+        """
+        return self.embedder.embed_query_tokens(query)
 
-    @property
-    def _window_options(self) -> WindowOptions:
-        adapter = self.located_adapter
-        trained_tokens = adapter.window_tokens if adapter else self.profile.trained_tokens
-        return WindowOptions(self.window_tokens or trained_tokens, self.overlap_tokens, self.head_tokens)
+    def read_tokens(self, nodes: Sequence[BaseNode], *, members: Sequence[BaseNode] = ()) -> list[KeptTokens]:
+        """Read again the token vectors of some chunks of one document.
 
-    def _prefix(self, side: Side) -> str:
-        given: str | None = getattr(self, f"{side}_prefix")
-        declared: str = getattr(self.profile, f"{side}_prefix")
-        return declared if given is None else given
+        Args:
+            nodes: Chunks with stamps.
+            members: All chunks of their document, which is put together from them; without any, the nodes are
+                read alone, as documents of their own.
+
+        Raises:
+            AlignmentError: The members are not all chunks of the document.
+            UnsupportedModelError: The model's token states mean nothing by themselves.
+        """
+        recipe, embedder = self.recipe, self.embedder
+        if not members:
+            return [embedder.read_tokens(_make_own_document(recipe, node), [0])[0] for node in nodes]
+        contexts, _ = group_by_context(members, need_stamps=True)
+        ((rows),) = contexts.values()
+        document = _make_document(recipe, rows, rebuild_context(rows))
+        places = {node.node_id: row for row, (node, _) in enumerate(rows)}
+        return embedder.read_tokens(document, [places[node.node_id] for node in nodes])
 
     def _get_query_embedding(self, query: str) -> list[float]:
         return self.embed_query(query).tolist()
 
     def _get_text_embedding(self, text: str) -> list[float]:
-        return self._embed_alone("document", [text])[0].tolist()
+        return self.embedder.embed_texts([text])[0].tolist()
 
     def _get_text_embeddings(self, texts: list[str]) -> list[list[float]]:
-        return self._embed_alone("document", texts).tolist()
+        return self.embedder.embed_texts(texts).tolist()
 
     async def _aget_query_embedding(self, query: str) -> list[float]:
         return await asyncio.to_thread(self._get_query_embedding, query)
@@ -298,3 +306,21 @@ class ContextualEmbedding(BaseEmbedding):
 
     def __getstate__(self) -> dict[str, Any]:
         return make_state(self, local={"callback_manager", "rate_limiter"})  # workers load the encoder anew
+
+
+def _make_own_document(recipe: Recipe, node: BaseNode) -> ChunkedText:
+    """Describe a chunk that is read alone."""
+    text = node.get_content(metadata_mode=MetadataMode.NONE)
+    head = shared_metadata([node]) if recipe.head == "metadata" else ""
+    return ChunkedText(text, [CharSpan(0, len(text))], head=head)
+
+
+def _make_document(recipe: Recipe, members: Sequence[tuple[BaseNode, ChunkStamp]], text: str) -> ChunkedText:
+    """Describe the chunks of one context as the embedder takes them."""
+    nodes = [node for node, _ in members]
+    return ChunkedText(
+        text,
+        [CharSpan(stamp.start, stamp.end) for _, stamp in members],
+        head=shared_metadata(nodes) if recipe.head == "metadata" else "",
+        alone=chunk_texts(nodes, with_shared=recipe.repeats_metadata),
+    )

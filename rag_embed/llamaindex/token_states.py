@@ -17,9 +17,9 @@ from llama_index.core.vector_stores.types import (
 
 from rag_embed.errors import AlignmentError
 from rag_embed.late_interaction import TokenVectors
-from rag_embed.llamaindex.context import group_by_context, rebuild_context
+from rag_embed.llamaindex.context import group_by_context
 from rag_embed.llamaindex.embedding import ContextualEmbedding
-from rag_embed.max_sim import max_sim
+from rag_embed.max_sim import max_sim, to_units
 
 STORED, IN_DOCUMENT, ALONE = "stored", "read in its document", "read alone"
 
@@ -67,33 +67,22 @@ def _read(
     model: ContextualEmbedding, nodes: Sequence[BaseNode], store: BasePydanticVectorStore | None
 ) -> dict[str, tuple[TokenVectors, str]]:
     """Read the windows that hold the candidates, of documents that are whole; other candidates alone."""
+    contexts, alone = group_by_context(nodes, need_stamps=False)
+    rows, _ = group_by_context(_fetch_documents(nodes, store), need_stamps=False)
     found: dict[str, tuple[TokenVectors, str]] = {}
-    documents, alone = _split_by_document(nodes, store)
-    for wanted, members, text in documents:
-        vectors = model.read_tokens(wanted, members=members, text=text)
-        found |= {node.node_id: (each, IN_DOCUMENT) for node, each in zip(wanted, vectors, strict=True)}
-    for node in alone:
-        (vectors_of_one,) = model.read_tokens([node])
-        found[node.node_id] = (vectors_of_one, ALONE)
-    return found
-
-
-def _split_by_document(
-    nodes: Sequence[BaseNode], store: BasePydanticVectorStore | None
-) -> tuple[list[tuple[list[BaseNode], list[BaseNode], str]], list[BaseNode]]:
-    """Candidates with all chunks of their document and its text; and those whose document is not there."""
-    contexts, alone = group_by_context(nodes)
-    rows, _ = group_by_context(_fetch_documents(nodes, store))
-    documents = []
-    for context, wanted in contexts.items():
-        members = rows.get(context, wanted)
+    for context, members in contexts.items():
+        wanted = [node for node, _ in members]
+        document = [node for node, _ in rows.get(context, [])] or wanted
         try:
-            text = rebuild_context(members)
-        except AlignmentError:  # not all of the document is in the store
-            alone += [node for node, _ in wanted]
+            kept = model.read_tokens(wanted, members=document)
+        except AlignmentError:  # the store does not have all of the document
+            alone += wanted
             continue
-        documents.append(([node for node, _ in wanted], [node for node, _ in members], text))
-    return documents, alone
+        found |= {node.node_id: (to_units(each), IN_DOCUMENT) for node, each in zip(wanted, kept, strict=True)}
+    if alone:
+        kept = model.read_tokens(alone)
+        found |= {node.node_id: (to_units(each), ALONE) for node, each in zip(alone, kept, strict=True)}
+    return found
 
 
 def _fetch_documents(nodes: Sequence[BaseNode], store: BasePydanticVectorStore | None) -> list[BaseNode]:

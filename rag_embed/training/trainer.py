@@ -16,8 +16,9 @@ from pathlib import Path
 import torch
 
 from rag_embed.adapter import Adapter
-from rag_embed.encoder import Encoder, load_encoder
+from rag_embed.encoder import Encoder
 from rag_embed.errors import InputError, MissingExtraError, NonFiniteError
+from rag_embed.loading import load_encoder
 from rag_embed.profiles import EMBEDDED_MODEL
 from rag_embed.training.documents import TrainingDocument, TrainingWindow, WindowSampler, split_documents
 from rag_embed.training.losses import LossOptions, contrastive_loss

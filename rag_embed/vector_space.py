@@ -11,7 +11,7 @@ from rag_embed.late_chunking import Strategy
 from rag_embed.profiles import Profile
 
 # Raised whenever the same options give other vectors than before; see "Vectors changed" in the changelog.
-_VECTOR_REVISION = 2
+_VECTOR_REVISION = 3
 
 
 def name_vector_space(
@@ -42,7 +42,7 @@ def name_vector_space(
     ]
     name = f"{profile.name}@{profile.weights_sha256[:8]}"
     if adapter is not None:
-        content.append(adapter.sha256)
+        content += [adapter.sha256, adapter.scale]
         name += f"+{adapter.name}@{adapter.sha256[:8]}"
     digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
     return f"{name}/{strategy}/{digest[:12]}"

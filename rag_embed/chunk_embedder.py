@@ -1,0 +1,360 @@
+"""Vectors of chunks and queries by a recipe: what an index holds, without LlamaIndex."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from rag_embed.encoder import BATCH_TOKENS
+from rag_embed.errors import EmptyTextError, InputError
+from rag_embed.guards import (
+    Guard,
+    Side,
+    check_form,
+    check_late,
+    check_late_interaction,
+    check_native,
+    check_prefixes,
+)
+from rag_embed.late_chunking import check_blend, embed_isolated, make_isolated_reading
+from rag_embed.late_interaction import SpanTokens, TokenVectors, embed_query_tokens
+from rag_embed.loading import load_encoder
+from rag_embed.max_sim import KeptTokens, TokenForm
+from rag_embed.native import make_native_reading
+from rag_embed.passes import (
+    JoinedReading,
+    Reading,
+    TokenEncoder,
+    WindowReading,
+    make_window_reading,
+    read,
+    read_all,
+    tokenize_head,
+)
+from rag_embed.pooling import blend
+from rag_embed.recipe import Recipe
+from rag_embed.spans import CharSpan, align_tokens, find_tokens
+from rag_embed.vector_form import form_vectors
+
+logger = logging.getLogger(__name__)
+
+_GROUP = 64
+"""Documents that are made ready together; the short ones among them share passes."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkedText:
+    """A document and its chunks.
+
+    Attributes:
+        text: The whole document.
+        spans: Characters of each chunk, in any order; they may overlap and leave gaps.
+        head: Stands before every window: a title, a heading path.
+        alone: What each chunk is when embedded alone; None is its characters.
+    """
+
+    text: str
+    spans: Sequence[CharSpan]
+    head: str = ""
+    alone: Sequence[str] | None = None
+
+    @property
+    def texts(self) -> Sequence[str]:
+        """What each chunk is when embedded alone.
+
+        Raises:
+            InputError: There is not one text per chunk.
+        """
+        if self.alone is None:
+            return [self.text[span.start : span.end] for span in self.spans]
+        if len(self.alone) != len(self.spans):
+            raise InputError(
+                f"{len(self.alone)} texts for {len(self.spans)} chunks; expected one text per chunk"
+            )
+        return self.alone
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkEmbedder:
+    """Embeds by a recipe. Use `load_embedder`.
+
+    Attributes:
+        recipe: How vectors are made.
+        encoder: Reads queries, and chunks alone.
+        context_encoder: Reads windows: the same, or with the recipe's adapter merged into it.
+        token_form: What `embed_with_tokens` keeps of token states.
+    """
+
+    recipe: Recipe
+    encoder: TokenEncoder
+    context_encoder: TokenEncoder
+    token_form: TokenForm = TokenForm()
+
+    def embed_chunks(
+        self, text: str, spans: Sequence[CharSpan], *, metadata: Mapping[str, object] | None = None
+    ) -> Float[Tensor, "chunks form_dim"]:
+        """Embed the chunks of one document, as `ContextualEmbedding` with the same options does.
+
+        Args:
+            text: The whole document, of any length.
+            spans: Characters of each chunk.
+            metadata: What is known of the document, such as its title; rendered as LlamaIndex does it.
+
+        Returns:
+            One vector per span in the given order, float32 on the CPU.
+
+        Raises:
+            SpanOutOfRangeError: A span leaves the text.
+            UnsupportedModelError: The model was not trained for the recipe.
+        """
+        lines = [f"{key}: {value}" for key, value in (metadata or {}).items()]
+        head = "\n".join(lines) + "\n\n" if lines else ""
+        document = ChunkedText(text, spans, head if self.recipe.head == "metadata" else "")
+        if self.recipe.repeats_metadata:
+            alone = [head + chunk for chunk in document.texts]
+            document = ChunkedText(text, spans, document.head, alone)
+        return next(self.embed_documents([document]))
+
+    def embed_documents(self, documents: Iterable[ChunkedText]) -> Iterator[Float[Tensor, "chunks form_dim"]]:
+        """Embed the chunks of many documents; a document's vectors are the same, bit by bit, in any company.
+
+        Args:
+            documents: Read lazily, some at a time.
+
+        Yields:
+            For each document one vector per chunk, float32 on the CPU. A chunk without a token, such as a
+            zero-width space, has no state in any window and is embedded alone.
+
+        Raises:
+            SpanOutOfRangeError: A span leaves its text.
+            UnsupportedModelError: The model was not trained for the recipe.
+        """
+        for vectors, _ in self._embed_all(documents, with_tokens=False):
+            yield vectors
+
+    def embed_with_tokens(
+        self, documents: Iterable[ChunkedText]
+    ) -> Iterator[tuple[Float[Tensor, "chunks form_dim"], list[KeptTokens | None]]]:
+        """Embed the chunks of many documents, and keep their token vectors, in the same pass.
+
+        Args:
+            documents: As for `embed_documents`.
+
+        Yields:
+            For each document its vectors, the same bits as `embed_documents` gives, and for each chunk what
+            is kept of its token states; None for a chunk that no window has read, as with "isolated".
+
+        Raises:
+            UnsupportedModelError: The model was not trained for the recipe.
+        """
+        yield from self._embed_all(documents, with_tokens=True)
+
+    def read_tokens(self, document: ChunkedText, rows: Sequence[int]) -> list[KeptTokens]:
+        """Read again what is kept of some chunks, in the windows that hold them and in no others.
+
+        Args:
+            document: As it was embedded.
+            rows: Which of its chunks.
+
+        Returns:
+            The same as `embed_with_tokens` gives for these chunks.
+
+        Raises:
+            UnsupportedModelError: The model's token states mean nothing by themselves.
+            EmptySpanError: A chunk holds no token.
+        """
+        encoder, recipe = self.context_encoder, self.recipe
+        check_late_interaction(encoder.profile, encoder.insist)
+        tokens = encoder.tokenize(document.text)
+        spans = align_tokens(
+            document.text, tokens.starts, tokens.ends, [document.spans[row] for row in rows]
+        )
+        head_ids = tokenize_head(encoder, recipe.prefix("document") + document.head, recipe.window_options)
+        kept = SpanTokens(spans, self.token_form)
+        read(
+            encoder,
+            make_window_reading(
+                encoder, tokens.ids, spans, head_ids=head_ids, options=recipe.window_options, readers=[kept]
+            ).only_needed(),
+        )
+        return kept.kept()
+
+    def embed_query_tokens(self, query: str) -> TokenVectors:
+        """Make the token vectors of a query, with the query prefix read and left out.
+
+        Raises:
+            EmptyTextError: The query has no token.
+            ContextOverflowError: It is longer than the encoder reads at once.
+            UnsupportedModelError: The model's token states mean nothing by themselves.
+        """
+        return embed_query_tokens(self.encoder, query, prefix=self.recipe.prefix("query"))
+
+    def _embed_all(
+        self, documents: Iterable[ChunkedText], *, with_tokens: bool
+    ) -> Iterator[tuple[Float[Tensor, "chunks form_dim"], list[KeptTokens | None]]]:
+        self._check()
+        remaining = iter(documents)
+        while group := list(islice(remaining, _GROUP)):
+            yield from self._embed_group(group, with_tokens)
+
+    def embed_texts(self, texts: Sequence[str]) -> Float[Tensor, "texts form_dim"]:
+        """Embed texts alone, as documents of one chunk without context.
+
+        Raises:
+            InputError: A text carries a prefix already.
+        """
+        return self._embed_alone("document", texts)
+
+    def embed_query(self, query: str) -> Float[Tensor, " form_dim"]:
+        """Embed a query, with the query prefix.
+
+        Raises:
+            EmptyTextError: The query is blank.
+            InputError: It carries a prefix already.
+        """
+        if not query.strip():
+            raise EmptyTextError(f"the query is {query!r}; expected a question")
+        return self._embed_alone("query", [query])[0]
+
+    def _check(self) -> None:
+        recipe = self.recipe
+        check_blend(recipe.strategy, recipe.alpha, recipe.form)
+        check_form(self.encoder.profile, recipe.form, self.encoder.insist)
+        if recipe.strategy == "native":
+            check_native(self.encoder.profile)
+        elif recipe.strategy != "isolated":
+            check_late(self.encoder.profile, self.encoder.insist)
+
+    def _embed_alone(self, side: Side, texts: Sequence[str]) -> Float[Tensor, "texts form_dim"]:
+        recipe = self.recipe
+        own, other = recipe.prefix(side), recipe.prefix("document" if side == "query" else "query")
+        check_prefixes(texts, own=own, other=other, side=side, insist=self.encoder.insist)
+        prefixed = [own + text for text in texts]
+        return embed_isolated(self.encoder, prefixed, options=recipe.window_options, form=recipe.form)
+
+    def _embed_group(
+        self, documents: Sequence[ChunkedText], with_tokens: bool
+    ) -> Iterator[tuple[Float[Tensor, "chunks form_dim"], list[KeptTokens | None]]]:
+        recipe = self.recipe
+        prepared = [self._prepare(document, with_tokens) for document in documents]
+        in_context = read_all(self.context_encoder, [reading for reading, _ in prepared])
+        # A blend needs every chunk alone too; else only those that no window knows.
+        rows_alone = [
+            [row for row in range(len(document.spans)) if recipe.strategy == "blend" or row not in rows]
+            for document, (_, rows) in zip(documents, prepared, strict=True)
+        ]
+        alone = read_all(
+            self.encoder,
+            [self._prepare_alone(*each) for each in zip(documents, rows_alone, strict=True)],
+        )
+        for document, (reading, rows), context_means, others, means in zip(
+            documents, prepared, in_context, rows_alone, alone, strict=True
+        ):
+            vectors = torch.empty(len(document.spans), recipe.dim or self.encoder.dim)
+            vectors[others] = form_vectors(means, recipe.form)
+            of_windows = form_vectors(context_means, recipe.form)
+            known = list(rows)
+            if recipe.strategy == "blend" and known:
+                of_windows = blend(of_windows, vectors[known], recipe.alpha)
+            vectors[known] = of_windows
+            tokens: list[KeptTokens | None] = [None] * len(document.spans)
+            if isinstance(reading, WindowReading) and reading.readers:
+                (reader,) = reading.readers
+                assert isinstance(reader, SpanTokens)
+                for row, kept in zip(known, reader.kept(), strict=True):
+                    tokens[row] = kept
+            yield vectors, tokens
+
+    def _prepare(self, document: ChunkedText, with_tokens: bool) -> tuple[Reading, Mapping[int, None]]:
+        """Make ready what is read in context, and say which chunks have a row in it."""
+        recipe, encoder = self.recipe, self.context_encoder
+        nothing: Reading = JoinedReading([], encoder.dim)
+        count, prefix = len(document.spans), recipe.prefix("document")
+        if recipe.strategy == "isolated":
+            return nothing, {}
+        if recipe.strategy == "native":
+            chunks = [document.text[span.start : span.end] for span in document.spans]
+            try:
+                reading = make_native_reading(
+                    encoder, chunks, prefix=prefix, head=document.head, options=recipe.window_options
+                )
+            except EmptyTextError:
+                _warn_of_chunks_without_context(count, document)
+                return nothing, {}
+            return reading, dict.fromkeys(range(count))
+        tokens = encoder.tokenize(document.text)
+        spans = find_tokens(document.text, tokens.starts, tokens.ends, document.spans)
+        rows = [row for row, span in enumerate(spans) if len(span)]
+        if len(rows) < count:
+            _warn_of_chunks_without_context(count - len(rows), document)
+        if not rows:
+            return nothing, {}
+        known = [spans[row] for row in rows]
+        head_ids = tokenize_head(encoder, prefix + document.head, recipe.window_options)
+        reading = make_window_reading(
+            encoder,
+            tokens.ids,
+            known,
+            head_ids=head_ids,
+            options=recipe.window_options,
+            readers=[SpanTokens(known, self.token_form)] if with_tokens else [],
+        )
+        return reading, dict.fromkeys(rows)
+
+    def _prepare_alone(self, document: ChunkedText, rows: Sequence[int]) -> Reading:
+        texts, prefix = document.texts, self.recipe.prefix("document")
+        prefixed = [prefix + texts[row] for row in rows]
+        return make_isolated_reading(self.encoder, prefixed, options=self.recipe.window_options)
+
+
+def load_embedder(
+    recipe: Recipe | None = None,
+    *,
+    device: str | None = None,
+    batch_tokens: int = BATCH_TOKENS,
+    insist: Collection[Guard] = (),
+    token_form: TokenForm | None = None,
+) -> ChunkEmbedder:
+    """Load what a recipe needs, or take what this process has loaded already.
+
+    Args:
+        recipe: How vectors are made; by default as `ContextualEmbedding()` makes them.
+        device: A torch device; by default the accelerator if there is one.
+        batch_tokens: Most tokens in one forward pass over several texts.
+        insist: Guards that are lifted, see `rag_embed.guards`.
+        token_form: What is kept of token states, where they are asked for.
+
+    Raises:
+        MissingExtraError: The embedded model is not installed.
+        UnsupportedModelError: The checkpoint cannot be used.
+    """
+    recipe = Recipe() if recipe is None else recipe
+    adapter = recipe.located_adapter
+    encoder, context_encoder = (
+        load_encoder(
+            recipe.model,
+            revision=recipe.revision,
+            device=device,
+            dtype=recipe.dtype,
+            batch_tokens=batch_tokens,
+            adapter=folder,
+            insist=insist,
+        )
+        for folder in (None, adapter.folder if adapter else None)
+    )
+    return ChunkEmbedder(recipe, encoder, context_encoder, token_form or TokenForm())
+
+
+def _warn_of_chunks_without_context(count: int, document: ChunkedText) -> None:
+    logger.warning(
+        "%d of %d chunks have no token and are embedded alone, in a document that begins %r",
+        count,
+        len(document.spans),
+        document.text[:40],
+    )

@@ -1,0 +1,109 @@
+"""The encoders of this process: loaded at first use, one for all who ask for the same."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections import deque
+from collections.abc import Collection
+from pathlib import Path
+from weakref import WeakValueDictionary
+
+import torch
+
+from rag_embed.adapter import Adapter, locate_adapter
+from rag_embed.devices import Dtype, has_fast_bfloat16, pick_device, pick_dtype
+from rag_embed.encoder import BATCH_TOKENS, Encoder
+from rag_embed.guards import Guard
+from rag_embed.profiles import EMBEDDED_MODEL, Profile, locate_checkpoint
+
+logger = logging.getLogger(__name__)
+
+_Weights = tuple[Profile, torch.device, torch.dtype, Adapter | None]
+
+# Kept while anybody holds them; the last few stay although nobody does.
+_lock = threading.Lock()
+_loaded: WeakValueDictionary[tuple[_Weights, int, frozenset[Guard]], Encoder] = WeakValueDictionary()
+_recent: deque[Encoder] = deque(maxlen=4)
+
+
+def load_encoder(
+    model: str | Path = EMBEDDED_MODEL,
+    *,
+    revision: str | None = None,
+    device: str | None = None,
+    dtype: Dtype = "auto",
+    batch_tokens: int = BATCH_TOKENS,
+    adapter: str | Path | None = None,
+    insist: Collection[Guard] = (),
+) -> Encoder:
+    """Load a checkpoint, or return the one that this process has loaded already.
+
+    Args:
+        model: The embedded model's name, a local folder, or a hub id.
+        revision: Commit of the hub repository.
+        device: A torch device; by default the accelerator if there is one.
+        dtype: "auto" is float32 on a CPU, and bfloat16 on accelerators that compute it natively.
+        batch_tokens: Most tokens in one forward pass over several texts. Encoders that differ in it alone
+            share their weights.
+        adapter: The name of a shipped adapter or a folder, merged into the weights; None leaves them as they
+            are.
+        insist: Guards that are lifted: "late", "dim", "precision", "float16", "prefix"; see `guards.py`.
+
+    Raises:
+        MissingExtraError: The embedded model is not installed.
+        UnsupportedModelError: The checkpoint cannot be loaded, not used correctly, or overflows in float16.
+        OffsetsUnavailableError: Its tokenizer reports no character offsets.
+    """
+    if isinstance(model, Path):
+        model = model.expanduser().resolve()
+    target = torch.device(device or pick_device())
+    precision: torch.dtype = pick_dtype(target) if dtype == "auto" else getattr(torch, dtype)
+    located = None if adapter is None else locate_adapter(adapter)
+    profile = locate_checkpoint(str(model), revision=revision)
+    weights = (profile, target, precision, located)
+    key = (weights, batch_tokens, frozenset(insist))
+    with _lock:
+        encoder = _loaded.get(key)
+        if encoder is None:
+            like = next((other for (same, *_), other in _loaded.items() if same == weights), None)
+            encoder = (
+                _load(weights, batch_tokens, insist)
+                if like is None
+                else like.share(batch_tokens=batch_tokens, insist=insist)
+            )
+            _loaded[key] = encoder
+            _recent.append(encoder)
+    return encoder
+
+
+def _load(weights: _Weights, batch_tokens: int, insist: Collection[Guard]) -> Encoder:
+    profile, device, dtype, adapter = weights
+    encoder = Encoder(
+        profile, device=device, dtype=dtype, batch_tokens=batch_tokens, adapter=adapter, insist=insist
+    )
+    is_slower = device.type == "cpu" and dtype == torch.float32 and has_fast_bfloat16()
+    logger.info(
+        "%s%s computes in %s on %s%s",
+        profile.name,
+        f" with adapter {adapter.name}" if adapter else "",
+        str(dtype).removeprefix("torch."),
+        device,
+        "; dtype='bfloat16' would be about twice as fast here (docs/benchmarks.md, Precision)"
+        if is_slower
+        else "",
+    )
+    return encoder
+
+
+def _renew_locks() -> None:
+    """Unlock a forked child's encoders: a thread that was inside one stayed in the parent."""
+    global _lock  # noqa: PLW0603
+    _lock = threading.Lock()
+    for encoder in list(_loaded.values()):
+        encoder.renew_lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_locks)

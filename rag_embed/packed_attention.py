@@ -1,0 +1,50 @@
+"""The attention that packed texts need: each text attends to itself alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import groupby
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from transformers.masking_utils import AttentionMaskInterface
+from transformers.modeling_utils import AttentionInterface
+
+PACKED_ATTENTION = "rag_embed_packed"
+"""The name under which transformers' models find it."""
+
+
+def attend_within_texts(
+    module: torch.nn.Module,
+    query: Float[Tensor, "1 heads tokens head_dim"],
+    key: Float[Tensor, "1 key_heads tokens head_dim"],
+    value: Float[Tensor, "1 key_heads tokens head_dim"],
+    attention_mask: Tensor | None,
+    *,
+    text_lengths: Sequence[int],
+    scaling: float | None = None,
+    **_unused: object,
+) -> tuple[Float[Tensor, "1 tokens heads head_dim"], None]:
+    """Attention inside each of the packed texts; neighbours of one length go through in one call."""
+    groups = [(length, len(list(same_length))) for length, same_length in groupby(text_lengths)]
+    sizes = [length * count for length, count in groups]
+    # Split and joined, not sliced and assigned: the gradient of a slice is as large as all texts together.
+    split = (states[0].split(sizes, dim=1) for states in (query, key, value))
+    attended = []
+    for (length, count), *states in zip(groups, *split, strict=True):
+        queries, keys, values = (part.unflatten(1, (count, length)).transpose(0, 1) for part in states)
+        result = torch.nn.functional.scaled_dot_product_attention(
+            queries,
+            keys,
+            values,
+            scale=scaling,
+            is_causal=bool(getattr(module, "is_causal", False)),
+            enable_gqa=key.shape[1] != query.shape[1],
+        )
+        attended.append(result.transpose(1, 2).flatten(0, 1))
+    return torch.cat(attended)[None], None
+
+
+AttentionInterface.register(PACKED_ATTENTION, attend_within_texts)
+AttentionMaskInterface.register(PACKED_ATTENTION, lambda *_, **__: None)
