@@ -172,9 +172,7 @@ class ChunkEmbedder:
         encoder, recipe = self.context_encoder, self.recipe
         check_late_interaction(encoder.profile, encoder.insist)
         tokens = encoder.tokenize(document.text)
-        spans = align_tokens(
-            document.text, tokens.starts, tokens.ends, [document.spans[row] for row in rows]
-        )
+        spans = align_tokens(document.text, tokens.starts, tokens.ends, [document.spans[row] for row in rows])
         head_ids = tokenize_head(encoder, recipe.prefix("document") + document.head, recipe.window_options)
         kept = SpanTokens(spans, self.token_form)
         read(

@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass
 from typing import Protocol, runtime_checkable
 
 from rag_embed.errors import InputError
+from rag_embed.max_sim import KeptTokens
 
 STAMP_KEY = "rag_embed"
 """Key of the stamp in the metadata of a node's link to its source document."""
@@ -44,6 +45,26 @@ def hash_text(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
+class StampText(str):
+    """A stamp as it is kept, with the token vectors that were made in the same pass as the chunk's vector.
+
+    Those go wherever the node goes within LlamaIndex, through pipelines, indexes and worker processes, beside
+    the fingerprint that says how they were made. Written as JSON it is the text alone.
+
+    Attributes:
+        tokens: What is kept of the chunk's token states, a row per token vector; None if nothing is.
+    """
+
+    tokens: KeptTokens | None = None
+
+
+def tokens_of(node: LinkedNode) -> KeptTokens | None:
+    """The token vectors that travel with a node; None if there are none."""
+    source = node.source_node
+    text = source.metadata.get(STAMP_KEY) if source is not None else None
+    return text.tokens if isinstance(text, StampText) else None
+
+
 @dataclass(frozen=True, slots=True)
 class ChunkStamp:
     """Position of one chunk in its context text, and the origin of its vector.
@@ -65,9 +86,11 @@ class ChunkStamp:
     after: str = ""
     fingerprint: str | None = None
 
-    def to_text(self) -> str:
+    def to_text(self, tokens: KeptTokens | None = None) -> StampText:
         """Serialise to the one string that is kept."""
-        return json.dumps(asdict(self), ensure_ascii=False, separators=(",", ":"))
+        text = StampText(json.dumps(asdict(self), ensure_ascii=False, separators=(",", ":")))
+        text.tokens = tokens
+        return text
 
     @classmethod
     def from_node(cls, node: LinkedNode) -> ChunkStamp | None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from rag_embed.errors import InputError
+from rag_embed.fusion import Fusion
 from rag_embed.evaluation.vectors import with_options
 from rag_embed.llamaindex import ContextualEmbedding
 
@@ -27,7 +28,8 @@ class Arm:
         method: How the first stage finds chunks: by vectors, by words, or by both. Behind BM25 the options
             say what a reranker compares.
         with_title: Whether chunks carry their document's title as metadata.
-        is_reranked: Whether `ListwiseRerank` with its default options reorders what was found.
+        fusion: How a hybrid search mixes its scores.
+        is_reranked: Whether `ListwiseRerank` reorders what was found, by late interaction.
         is_default: Whether this is what a user gets who sets nothing.
     """
 
@@ -35,6 +37,7 @@ class Arm:
     options: Mapping[str, Any]
     method: Literal["vectors", "bm25", "hybrid"] = "vectors"
     with_title: bool = False
+    fusion: Fusion = "scores"
     is_reranked: bool = False
     is_default: bool = False
 

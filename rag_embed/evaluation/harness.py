@@ -13,13 +13,13 @@ from rag_embed.evaluation.arms import BM25, ISOLATED, TITLED, Arm
 from rag_embed.evaluation.cache import VectorCache
 from rag_embed.evaluation.lexical import score_bm25
 from rag_embed.evaluation.metrics import MAIN_MEASURE, measure
-from rag_embed.evaluation.ranking import Ranking, list_candidates, rank, rank_found, rank_hybrid, rerank
+from rag_embed.evaluation.ranking import Ranking, rank, rank_found, rank_hybrid, rerank
 from rag_embed.evaluation.results import ArmResult, Evaluation, Example
 from rag_embed.evaluation.sets import EvalSet, Slice
 from rag_embed.evaluation.vectors import OnStep, Vectors, be_silent
 from rag_embed.evaluation.verdict import Verdict, decide
-from rag_embed.llamaindex import ContextualEmbedding, ListwiseRerank
-from rag_embed.prompts import QUERY_IN_CONTEXT
+from rag_embed.llamaindex import ContextualEmbedding
+from rag_embed.llamaindex.rerank import DENSE_WEIGHT, HYBRID_WEIGHT
 
 _EXAMPLES = 4
 _FEW_QUERIES = 50
@@ -134,7 +134,8 @@ class _Run:
         if arm.method == "bm25":
             return rank_found(self._lexical(arm.with_title), competing)
         if arm.method == "hybrid":
-            return rank_hybrid(self._dense(arm), self._lexical(arm.with_title), competing)
+            lexical = self._lexical(arm.with_title)
+            return rank_hybrid(self._dense(arm), lexical, competing, method=arm.fusion)
         return rank(self._dense(arm), competing)
 
     def _rank(self, arm: Arm, where: Slice) -> Ranking:
@@ -142,16 +143,9 @@ class _Run:
         if not arm.is_reranked:
             return first
         model = arm.make_model(self.model)
-        defaults = {name: field.default for name, field in ListwiseRerank.model_fields.items()}
-        pairs = list_candidates(
-            first, self.queries, self.evalset.chunk_texts, count=defaults["prompt_candidates"]
-        )
-        moved = self.vectors.queries(model, self.queries).clone()
-        shown = [row for row, (_, texts) in enumerate(pairs) if texts]  # BM25 may find nothing
-        if shown:
-            moved[shown] = self.vectors.lists(model, QUERY_IN_CONTEXT, [pairs[row] for row in shown])
-        chunks = self.vectors.chunks(model, with_title=arm.with_title)
-        return rerank(first, moved, chunks, weight=defaults["weight"])
+        weight = HYBRID_WEIGHT if arm.method == "hybrid" else DENSE_WEIGHT
+        chunks = self.vectors.tokens(model, with_title=arm.with_title)
+        return rerank(first, self.vectors.query_tokens(model, self.queries), chunks, weight=weight)
 
 
 def _decide(results: Sequence[ArmResult], where: Slice, chosen: Bool[np.ndarray, " queries"]) -> Verdict:

@@ -6,15 +6,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
 
-from rag_embed.fusion import LEG_CANDIDATES, LEXICAL_WEIGHT, fuse
-from rag_embed.listwise import cosine_scores, fuse_scores
+from rag_embed.fusion import LEG_CANDIDATES, LEXICAL_WEIGHT, Fusion, best_first, fuse
+from rag_embed.late_interaction import TokenVectors
+from rag_embed.max_sim import max_sims
 
 CANDIDATES = 100
 """How many chunks a ranking holds for each query."""
+RERANK_CANDIDATES = 50
+"""How many of them a reranker looks at."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +59,7 @@ def rank_hybrid(
     *,
     weight: float = LEXICAL_WEIGHT,
     candidates: int = LEG_CANDIDATES,
+    method: Fusion = "scores",
 ) -> Ranking:
     """Order the chunks that either leg finds first by both legs' scores, as the store does.
 
@@ -67,40 +69,45 @@ def rank_hybrid(
         competing: Which chunks compete.
         weight: Share of the words.
         candidates: Chunks that each leg finds.
+        method: How the scores become one.
     """
     fused = np.full(dense.shape, -np.inf, dtype=np.float32)
     legs = rank(dense, competing), rank_found(lexical, competing)
     for row in range(len(dense)):
         found = np.unique(np.concatenate([leg.found(row)[:candidates] for leg in legs]))
         if len(found):
-            fused[row, found] = fuse(dense[row, found], lexical[row, found], weight=weight)
+            fused[row, found] = fuse(dense[row, found], lexical[row, found], weight=weight, method=method)
     return rank(fused, competing)
 
 
 def rerank(
     first: Ranking,
-    moved: Float[Tensor, "queries dim"],
-    chunks: Float[Tensor, "chunks dim"],
+    query_tokens: Sequence[TokenVectors | None],
+    chunk_tokens: Sequence[TokenVectors],
     *,
-    weight: float = 1.0,
+    weight: float,
+    candidates: int = RERANK_CANDIDATES,
 ) -> Ranking:
-    """Order by the cosine of better query vectors with the stored ones, mixed with the first scores."""
-    scores = np.full_like(first.scores, -np.inf)
-    for row, vector in enumerate(moved):
-        found = first.found(row)
-        scores[row, : len(found)] = fuse_scores(
-            torch.from_numpy(first.scores[row, : len(found)]),
-            cosine_scores(vector, chunks[found]),
-            weight=weight,
-        )
-    inner = np.argsort(-scores, axis=1, kind="stable")
-    return Ranking(np.take_along_axis(first.order, inner, axis=1), np.take_along_axis(scores, inner, axis=1))
+    """Reorder the first candidates by late interaction, as `ListwiseRerank` does; the others stay behind.
 
-
-def list_candidates(
-    ranking: Ranking, queries: Sequence[str], texts: Sequence[str], *, count: int
-) -> list[tuple[str, list[str]]]:
-    """Each query with the texts of its first candidates, as a list prompt shows them."""
-    return [
-        (query, [texts[chunk] for chunk in ranking.found(row)[:count]]) for row, query in enumerate(queries)
-    ]
+    Args:
+        first: The first stage's.
+        query_tokens: Unit vectors of each query's tokens; None for one that is too long, whose order stays.
+        chunk_tokens: Unit vectors of each chunk's tokens.
+        weight: Share of late interaction.
+        candidates: How many are looked at.
+    """
+    order, scores = first.order.copy(), first.scores.copy()
+    for row, tokens in enumerate(query_tokens):
+        found = first.found(row)[:candidates]
+        if tokens is None or not len(found):
+            continue
+        moved = max_sims(tokens, [chunk_tokens[chunk] for chunk in found])
+        fused = fuse(first.scores[row, : len(found)], moved, weight=weight)
+        inner = best_first(fused)
+        order[row, : len(found)] = found[inner]
+        # What was not looked at stays behind: only the order counts in measures.
+        rest = scores[row, len(found) :]
+        highest = np.max(rest, initial=-np.inf)
+        scores[row, : len(found)] = fused[inner] + max(0.0, highest - float(fused.min()) + 1e-6)
+    return Ranking(order, scores)

@@ -9,16 +9,21 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from llama_index.core.schema import TextNode
 from torch import Tensor
 
+from rag_embed.errors import ContextOverflowError
 from rag_embed.evaluation.cache import VectorCache, make_key
 from rag_embed.evaluation.sets import EvalDocument, name_chunk
+from rag_embed.late_interaction import TokenVectors
 from rag_embed.llamaindex import ContextualEmbedding
 from rag_embed.llamaindex.context import make_stamps, stamp_node
+from rag_embed.max_sim import to_units
 from rag_embed.pooling import blend
+from rag_embed.stamp import tokens_of
 
 _BATCH_CHUNKS = 64
 _BATCH_QUERIES = 32
@@ -52,6 +57,7 @@ class Vectors:
         self._documents = documents
         self._cache = cache
         self._on_step = on_step
+        self._tokens: dict[str, list[TokenVectors]] = {}
 
     def chunks(self, model: ContextualEmbedding, *, with_title: bool) -> Float[Tensor, "chunks dim"]:
         """One unit vector per chunk; a blend is mixed from its two parts, which other arms share."""
@@ -80,6 +86,33 @@ class Vectors:
             return (model.embed_query(texts[index])[None] for index in batch)
 
         return self._fill("queries", keys, _group([1] * len(texts), _BATCH_QUERIES), compute)
+
+    def tokens(self, model: ContextualEmbedding, *, with_title: bool) -> list[TokenVectors]:
+        """Token vectors of every chunk, as a store keeps them but for its rounding; read anew in each run.
+
+        A chunk that no window has read has none: one vector that is similar to nothing stands for it.
+        """
+        model = with_options(model, strategy="late") if model.strategy == "blend" else model
+        key = f"{model.fingerprint()} {with_title}"
+        if key not in self._tokens:
+            found: list[TokenVectors] = []
+            for number, document in enumerate(self._documents, start=1):
+                for node in embed_nodes(model, document, with_title=with_title):
+                    kept = tokens_of(node)
+                    found.append(np.zeros((1, model.profile.dim)) if kept is None else to_units(kept))
+                self._on_step("token vectors", number, len(self._documents))
+            self._tokens = {key: found}
+        return self._tokens[key]
+
+    def query_tokens(self, model: ContextualEmbedding, texts: Sequence[str]) -> list[TokenVectors | None]:
+        """Token vectors of every query; None for one that is longer than the encoder reads."""
+        found: list[TokenVectors | None] = []
+        for text in texts:
+            try:
+                found.append(model.embed_query_tokens(text))
+            except ContextOverflowError:
+                found.append(None)
+        return found
 
     def _document_key(self, model: ContextualEmbedding, doc: EvalDocument, with_title: bool) -> bytes:
         title = [doc.title_key, doc.title] if with_title and doc.title else None
@@ -120,6 +153,12 @@ def embed_document(
         with_title: Whether the title is metadata of the chunks, which LlamaIndex puts in front of them and
             the model in front of its windows.
     """
+    nodes = embed_nodes(model, document, with_title=with_title)
+    return torch.tensor([node.embedding for node in nodes], dtype=torch.float32)
+
+
+def embed_nodes(model: ContextualEmbedding, document: EvalDocument, *, with_title: bool) -> list[TextNode]:
+    """Make a document's nodes as a parser does, and embed them."""
     metadata = {document.title_key: document.title} if with_title and document.title else {}
     nodes = [
         TextNode(text=text, id_=name_chunk(document.doc_id, index), metadata=dict(metadata))
@@ -129,7 +168,7 @@ def embed_document(
     for node, stamp in zip(nodes, stamps, strict=True):
         stamp_node(node, stamp)
     model(nodes)
-    return torch.tensor([node.embedding for node in nodes], dtype=torch.float32)
+    return nodes
 
 
 def with_options(model: ContextualEmbedding, **options: Any) -> ContextualEmbedding:

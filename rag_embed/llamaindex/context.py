@@ -9,6 +9,7 @@ from itertools import groupby
 from llama_index.core.schema import BaseNode, MetadataMode, NodeRelationship, RelatedNodeInfo
 
 from rag_embed.errors import AlignmentError
+from rag_embed.max_sim import KeptTokens
 from rag_embed.spans import CharSpan
 from rag_embed.stamp import STAMP_KEY, ChunkStamp, hash_text
 
@@ -39,14 +40,14 @@ def make_stamps(context: str, places: Sequence[tuple[int, CharSpan]], *, owner: 
     return [stamps[index] for index in range(len(places))]
 
 
-def stamp_node(node: BaseNode, stamp: ChunkStamp) -> None:
+def stamp_node(node: BaseNode, stamp: ChunkStamp, *, tokens: KeptTokens | None = None) -> None:
     """Put a stamp beside a node's link to its document, where no metadata mode shows it.
 
     A node that belongs to no document is made one of the context's.
     """
     source = node.source_node or RelatedNodeInfo(node_id=stamp.context)
     # Nodes of one document share the link and the dictionary in it: each gets copies of its own.
-    stamped = source.model_copy(update={"metadata": {**source.metadata, STAMP_KEY: stamp.to_text()}})
+    stamped = source.model_copy(update={"metadata": {**source.metadata, STAMP_KEY: stamp.to_text(tokens)}})
     node.relationships = {**node.relationships, NodeRelationship.SOURCE: stamped}
 
 

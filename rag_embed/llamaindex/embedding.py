@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 from jaxtyping import Float
 from llama_index.core.base.embeddings.base import BaseEmbedding
@@ -20,7 +20,6 @@ from typing_extensions import Self
 
 from rag_embed.adapter import Adapter
 from rag_embed.chunk_embedder import ChunkedText, ChunkEmbedder, load_embedder
-from rag_embed.chunk_vector import ChunkVector
 from rag_embed.devices import Dtype
 from rag_embed.encoder import BATCH_TOKENS, Encoder
 from rag_embed.guards import Guard
@@ -44,6 +43,8 @@ from rag_embed.recipe import Recipe
 from rag_embed.spans import CharSpan
 from rag_embed.stamp import ChunkStamp
 from rag_embed.vector_form import VectorForm
+
+Embedded: TypeAlias = tuple[Float[Tensor, "chunks dim"], list[KeptTokens | None]]
 
 dispatcher = get_dispatcher(__name__)
 
@@ -217,20 +218,19 @@ class ContextualEmbedding(BaseEmbedding):
         """Do the same in a worker thread."""
         return await asyncio.to_thread(self.__call__, nodes, **kwargs)
 
-    def _embed(self, documents: Sequence[ChunkedText]) -> Iterator[list[ChunkVector]]:
+    def _embed(self, documents: Sequence[ChunkedText]) -> Iterator[Embedded]:
         """The vectors of each document's chunks, with their token vectors if these are kept."""
-        if self.token_neighbours is None:
-            for plain in self.embedder.embed_documents(documents):
-                yield [ChunkVector(vector) for vector in plain.tolist()]
-            return
-        for vectors, tokens in self.embedder.embed_with_tokens(documents):
-            yield [ChunkVector(*each) for each in zip(vectors.tolist(), tokens, strict=True)]
+        if self.token_neighbours is not None:
+            yield from self.embedder.embed_with_tokens(documents)
+        else:
+            for vectors in self.embedder.embed_documents(documents):
+                yield vectors, [None] * len(vectors)
 
     def _fill(
         self,
         members: Sequence[tuple[BaseNode, ChunkStamp]],
         document: ChunkedText,
-        vectors: Iterator[list[ChunkVector]],
+        vectors: Iterator[Embedded],
         fingerprint: str,
     ) -> None:
         """Put the next vectors and the fingerprint on the chunks of one document."""
@@ -239,12 +239,13 @@ class ContextualEmbedding(BaseEmbedding):
         with self.callback_manager.event(
             CBEventType.EMBEDDING, payload={EventPayload.SERIALIZED: payload}
         ) as event:
-            embeddings, texts = next(vectors), list(document.texts)
+            matrix, tokens = next(vectors)
+            embeddings, texts = matrix.tolist(), list(document.texts)
             event.on_end(payload={EventPayload.CHUNKS: texts, EventPayload.EMBEDDINGS: embeddings})
         dispatcher.event(EmbeddingEndEvent(chunks=texts, embeddings=embeddings))
-        for (node, stamp), embedding in zip(members, embeddings, strict=True):
+        for (node, stamp), embedding, kept in zip(members, embeddings, tokens, strict=True):
             node.embedding = embedding
-            stamp_node(node, replace(stamp, fingerprint=fingerprint))
+            stamp_node(node, replace(stamp, fingerprint=fingerprint), tokens=kept)
 
     def embed_query(self, query: str) -> Float[Tensor, " dim"]:
         """Embed a query, with the query prefix.

@@ -258,13 +258,17 @@ class Collection:
         }
         kept: dict[PointId, object] = {}
         for page in to_pages(list(bare)):
-            stored = await engine.scroll(all_of(models.HasIdCondition(has_id=list(page))), None, len(page), None)
+            stored = await engine.scroll(
+                all_of(models.HasIdCondition(has_id=list(page))), None, len(page), None
+            )
             same = [p.id for p in stored[0] if bare[p.id] and self._stamp_of(p) == bare[p.id]]
             for point in await engine.retrieve(same, schema.vector_name, (TOKENS_NAME,)):
                 kept |= {point.id: tokens for tokens in point.others.values()}
         check_tokens(points, frozenset(kept), self._name)
         return [
-            replace(point, others={**point.others, TOKENS_NAME: kept[point.id]}) if point.id in kept else point
+            replace(point, others={**point.others, TOKENS_NAME: kept[point.id]})
+            if point.id in kept
+            else point
             for point in points
         ]
 

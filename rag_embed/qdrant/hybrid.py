@@ -124,9 +124,7 @@ def to_hybrid_search(
     )
 
 
-def to_token_search(
-    tokens: object, schema: CollectionSchema, ids: Sequence[PointId]
-) -> Search:
+def to_token_search(tokens: object, schema: CollectionSchema, ids: Sequence[PointId]) -> Search:
     """Translate a query's token vectors for late interaction with given points."""
     condition = models.Filter(must=[models.HasIdCondition(has_id=list(ids))])
     return _to_token_search(tokens, schema, len(ids), condition)

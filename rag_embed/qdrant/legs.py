@@ -9,11 +9,11 @@ from typing import Any, Literal, TypeAlias
 from llama_index.core.schema import BaseNode, MetadataMode
 from qdrant_client import models
 
-from rag_embed.chunk_vector import tokens_of
 from rag_embed.errors import DimensionMismatchError, MissingVectorError, StoreError
 from rag_embed.max_sim import to_units
 from rag_embed.qdrant.lexical import LexicalForm
 from rag_embed.qdrant.port import StoredPoint
+from rag_embed.stamp import tokens_of
 
 LEXICAL_NAME = "lexical"
 """What the sparse vector of a point's words is called."""
@@ -45,7 +45,10 @@ class Legs:
     tokens: TokenStorage | None = None
 
     def __str__(self) -> str:
-        named = [f"lexical={self.lexical}" if self.lexical else "", f"tokens={self.tokens!r}" if self.tokens else ""]
+        named = [
+            f"lexical={self.lexical}" if self.lexical else "",
+            f"tokens={self.tokens!r}" if self.tokens else "",
+        ]
         return " and ".join(filter(None, named)) or "neither words nor tokens"
 
     @classmethod
@@ -98,7 +101,9 @@ class Legs:
 
     def to_sparse(self) -> dict[str, models.SparseVectorParams] | None:
         """Build the sparse vector of a new collection, whose engine counts how rare each word is."""
-        return {LEXICAL_NAME: models.SparseVectorParams(modifier=models.Modifier.IDF)} if self.lexical else None
+        return (
+            {LEXICAL_NAME: models.SparseVectorParams(modifier=models.Modifier.IDF)} if self.lexical else None
+        )
 
     def add_to(self, nodes: Sequence[BaseNode], points: Sequence[StoredPoint]) -> list[StoredPoint]:
         """Give points their words, and the token vectors that their nodes' vectors have with them.
@@ -114,8 +119,10 @@ class Legs:
     def _vectors_of(self, node: BaseNode) -> dict[str, object]:
         vectors: dict[str, object] = {}
         if self.lexical is not None:
-            vectors[LEXICAL_NAME] = self.lexical.to_document(node.get_content(metadata_mode=MetadataMode.EMBED))
-        if self.tokens is not None and (kept := tokens_of(node.embedding)) is not None:
+            vectors[LEXICAL_NAME] = self.lexical.to_document(
+                node.get_content(metadata_mode=MetadataMode.EMBED)
+            )
+        if self.tokens is not None and (kept := tokens_of(node)) is not None:
             vectors[TOKENS_NAME] = to_units(kept).tolist()
         return vectors
 
@@ -126,7 +133,7 @@ def read_token_dim(nodes: Sequence[BaseNode]) -> int:
     Raises:
         DimensionMismatchError: They differ in size.
     """
-    sizes = {kept.shape[1] for node in nodes if (kept := tokens_of(node.embedding)) is not None}
+    sizes = {kept.shape[1] for node in nodes if (kept := tokens_of(node)) is not None}
     if len(sizes) > 1:
         raise DimensionMismatchError(
             f"the nodes' token vectors have {sorted(sizes)} numbers; expected one size. Embed all of them with one "
