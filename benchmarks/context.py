@@ -51,14 +51,14 @@ def make_arms(adapters: Sequence[str], *, has_titles: bool) -> list[Arm]:
     return arms
 
 
-def summarise(evaluation: Evaluation) -> dict[str, object]:
-    """Means and paired differences of all arms."""
+def summarise(evaluation: Evaluation, baselines: Sequence[str] = (ISOLATED, TITLED)) -> dict[str, object]:
+    """Means of all arms, and their paired differences to the baselines."""
     rows = []
     for result in evaluation.results:
         row: dict[str, object] = {"arm": result.arm.name}
         for measure in MEASURES:
             row[measure] = round(evaluation.mean(result, measure), 4)
-            for baseline in (ISOLATED, TITLED):
+            for baseline in baselines:
                 if found := evaluation.difference(result, baseline, measure=measure):
                     interval = [round(value, 4) for value in (found.mean, found.low, found.high)]
                     row[f"{measure} over {baseline}"] = interval

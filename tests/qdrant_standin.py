@@ -80,7 +80,12 @@ class StandIn:
     def put_collection(self, name: str, body: bytes) -> Any:
         request = models.CreateCollection.model_validate_json(body)
         metadata = request.metadata if self.remembers_metadata else None
-        created = self.database.create_collection(name, vectors_config=request.vectors, metadata=metadata)
+        created = self.database.create_collection(
+            name,
+            vectors_config=request.vectors,
+            sparse_vectors_config=request.sparse_vectors,
+            metadata=metadata,
+        )
         self.indexes[name] = {}
         return created
 
@@ -139,6 +144,11 @@ class StandIn:
             with_vectors=request.with_vector,
         )
         return to_jsonable_python(found)
+
+    def post_points_query_batch(self, name: str, body: bytes) -> Any:
+        request = models.QueryRequestBatch.model_validate_json(body)
+        self.queries += request.searches
+        return to_jsonable_python(self.database.query_batch_points(name, request.searches))
 
     def post_points_delete(self, name: str, body: bytes) -> Any:
         return to_jsonable_python(self.database.delete(name, SELECTOR.validate_json(body)))
