@@ -241,5 +241,9 @@ def _count_numbers(vector: object) -> int:
     if isinstance(vector, models.SparseVector):
         return 2 * len(vector.values)
     if isinstance(vector, Sequence):
-        return sum(_count_numbers(row) for row in vector) if vector and isinstance(vector[0], Sequence) else len(vector)
+        return (
+            sum(_count_numbers(row) for row in vector)
+            if vector and isinstance(vector[0], Sequence)
+            else len(vector)
+        )
     return 0

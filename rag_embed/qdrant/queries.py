@@ -31,13 +31,13 @@ QUERY_OPTIONS = (
 Model = TypeVar("Model", bound=BaseModel)
 
 
-def check_options(options: Mapping[str, object], *, known: tuple[str, ...], method: str) -> None:
+def check_options(options: Mapping[str, object], *, method: str, known: tuple[str, ...] = ()) -> None:
     """Refuse what a method would otherwise ignore.
 
     Args:
         options: As given; None counts as not given.
-        known: Names that it takes.
         method: Whose they are, for messages.
+        known: Names that it takes.
 
     Raises:
         InputError: An unknown name, or `shard_identifier`.

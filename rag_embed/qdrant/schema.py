@@ -222,7 +222,9 @@ def read_schema(
         encoding=encoding,
         prefix=prefix,
         oversampling=choose_oversampling(encoding, prefix.dim if prefix else None),
-        others=tuple(sorted({*info.vectors, *info.sparse} - {vector_name, prefix.name if prefix else vector_name})),
+        others=tuple(
+            sorted({*info.vectors, *info.sparse} - {vector_name, prefix.name if prefix else vector_name})
+        ),
     )
 
 

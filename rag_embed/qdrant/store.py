@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
-from llama_index.core.bridge.pydantic import ConfigDict, Field, PrivateAttr
+from llama_index.core.bridge.pydantic import ConfigDict, Field, PrivateAttr, field_serializer
 from llama_index.core.schema import BaseNode
 from llama_index.core.vector_stores.types import (
     BasePydanticVectorStore,
@@ -20,9 +20,12 @@ from rag_embed.qdrant.client_engine import ClientEngine
 from rag_embed.qdrant.collection import Collection
 from rag_embed.qdrant.connect import BlockingEngine, Connection
 from rag_embed.qdrant.lifecycle import Flow, StoreLifecycle
+from rag_embed.qdrant.names import translate_fields
 from rag_embed.qdrant.plan import CollectionPlan
+from rag_embed.qdrant.queries import check_options
 from rag_embed.qdrant.retry import RetryPolicy
 from rag_embed.qdrant.schema import CollectionSettings
+from rag_embed.qdrant.secrecy import without_secrets
 from rag_embed.qdrant.storage import VectorStorage
 
 DEFAULT_VECTOR_NAME = "dense"
@@ -42,10 +45,11 @@ class QdrantChunkStore(StoreLifecycle, BasePydanticVectorStore):
         client: A QdrantClient, used instead of the three above and left open.
         aclient: An AsyncQdrantClient beside or instead of it. Without one, async methods use `client` on a
             thread; with `url`, they use an async client of their own.
-        api_key: Key of the server. Not part of `to_dict`.
+        api_key: Key of the server. Not part of `to_dict` and pickles; an unpickled store takes QDRANT_API_KEY.
         prefer_grpc: Whether to talk gRPC to the server.
-        timeout_s: Longest wait for one answer of the server.
-        client_options: More arguments of QdrantClient, such as grpc_port, https or headers.
+        timeout_s: Longest time from a request to the end of its answer; `retry` says how often it is repeated.
+        client_options: More arguments of QdrantClient, such as grpc_port, https or headers. Only numbers and
+            switches among them are shown, serialised and pickled.
         retry: How patiently a failing server is asked again.
         vector_name: Vector of a new collection; in an existing one the only vector is used, however called.
         storage: How vectors are kept and searched: "float32", "float16", "int8", "binary", or a VectorStorage
@@ -56,9 +60,12 @@ class QdrantChunkStore(StoreLifecycle, BasePydanticVectorStore):
         fingerprint: What the collection must hold. Checked now if it exists, else at the first write.
         return_vectors: Whether queries return nodes with their stored embedding.
         text_key: Payload key of the text, for points that no LlamaIndex store wrote.
+        fields: All of these but the first four. Names of LlamaIndex's QdrantVectorStore are taken where they
+            mean the same; what would have no effect is refused.
 
     Raises:
-        InputError: Not exactly one place for the collection, or settings that contradict `storage`.
+        InputError: Not exactly one place for the collection, a url with credentials, an unknown argument, or
+            settings that contradict `storage`.
         StoreError: The collection keeps its vectors in another way than `storage` says.
         StoreLockedError: Another process has the folder open.
         StoreUnavailableError: The server does not answer (asked now only if `fingerprint` is given).
@@ -66,7 +73,7 @@ class QdrantChunkStore(StoreLifecycle, BasePydanticVectorStore):
         MissingExtraError: `path` without the extra `local`.
     """
 
-    model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid")
+    model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid", hide_input_in_errors=True)
     stores_text: bool = True
     flat_metadata: ClassVar[bool] = False
 
@@ -77,7 +84,7 @@ class QdrantChunkStore(StoreLifecycle, BasePydanticVectorStore):
     api_key: str | None = Field(default=None, exclude=True, repr=False)
     prefer_grpc: bool = False
     timeout_s: int = 60
-    client_options: dict[str, Any] = Field(default_factory=dict)
+    client_options: dict[str, Any] = Field(default_factory=dict, repr=False)
     retry: RetryPolicy = Field(default_factory=RetryPolicy)
     vector_name: str = DEFAULT_VECTOR_NAME
     storage: VectorStorage | None = None
@@ -101,9 +108,9 @@ class QdrantChunkStore(StoreLifecycle, BasePydanticVectorStore):
         aclient: AsyncQdrantClient | None = None,
         **fields: Any,
     ) -> None:
-        super().__init__(
-            collection_name=collection_name, path=os.fspath(path) if path is not None else None, **fields
-        )
+        given = translate_fields(fields, type(self).model_fields.keys())
+        folder = os.fspath(path) if path is not None else None
+        super().__init__(collection_name=collection_name, path=folder, **given)
         options = {
             "api_key": self.api_key,
             "prefer_grpc": self.prefer_grpc,
@@ -137,6 +144,10 @@ class QdrantChunkStore(StoreLifecycle, BasePydanticVectorStore):
                 self.close()
                 raise
 
+    @field_serializer("client_options")
+    def _hide_secrets(self, options: dict[str, Any]) -> dict[str, Any]:
+        return without_secrets(options)
+
     @classmethod
     def class_name(cls) -> str:
         """Name the class in serialised form."""
@@ -157,7 +168,7 @@ class QdrantChunkStore(StoreLifecycle, BasePydanticVectorStore):
 
         Args:
             nodes: With embeddings, all made in one way.
-            kwargs: Ignored; LlamaIndex passes some.
+            kwargs: None are known; LlamaIndex passes on what `insert` and `insert_nodes` are given.
 
         Returns:
             The nodes' ids.
@@ -170,17 +181,20 @@ class QdrantChunkStore(StoreLifecycle, BasePydanticVectorStore):
             InputError: Metadata that JSON cannot hold.
             StoreUnavailableError: The server does not answer. What was sent before is stored; add again.
         """
+        check_options(kwargs, method="add")
         return self._write(lambda engine: self._collection.add(engine, nodes))
 
     async def async_add(self, nodes: Sequence[BaseNode], **kwargs: Any) -> list[str]:
         """Do what `add` does, awaiting."""
+        check_options(kwargs, method="async_add")
         return await self._awrite(lambda engine: self._collection.add(engine, nodes))
 
     def replace_document(self, ref_doc_id: str, nodes: Sequence[BaseNode]) -> list[str]:
         """Put new chunks in the place of all that a document has.
 
         The new ones are stored first and the rest deleted then, so that a search finds the document at any
-        moment; in between it may find old and new chunks. After a crash, calling it again completes it.
+        moment; in between it may find old and new chunks. Of several calls at once, in whatever process, one
+        remains whole and nothing of the others. After a crash, calling it again completes it.
 
         Args:
             ref_doc_id: The document.
@@ -204,10 +218,12 @@ class QdrantChunkStore(StoreLifecycle, BasePydanticVectorStore):
         Raises:
             InputError: A blank id.
         """
+        check_options(delete_kwargs, method="delete")
         self._write(lambda engine: self._collection.delete_document(engine, ref_doc_id))
 
     async def adelete(self, ref_doc_id: str, **delete_kwargs: Any) -> None:
         """Do what `delete` does, awaiting."""
+        check_options(delete_kwargs, method="adelete")
         await self._awrite(lambda engine: self._collection.delete_document(engine, ref_doc_id))
 
     def delete_nodes(
@@ -222,6 +238,7 @@ class QdrantChunkStore(StoreLifecycle, BasePydanticVectorStore):
             InputError: Neither ids nor filters. To delete everything there is `clear`.
             UnsupportedQueryError: A filter that Qdrant cannot evaluate.
         """
+        check_options(delete_kwargs, method="delete_nodes")
         self._write(lambda engine: self._collection.delete_nodes(engine, node_ids, filters))
 
     async def adelete_nodes(
@@ -231,6 +248,7 @@ class QdrantChunkStore(StoreLifecycle, BasePydanticVectorStore):
         **delete_kwargs: Any,
     ) -> None:
         """Do what `delete_nodes` does, awaiting."""
+        check_options(delete_kwargs, method="adelete_nodes")
         await self._awrite(lambda engine: self._collection.delete_nodes(engine, node_ids, filters))
 
     def clear(self) -> None:
@@ -246,16 +264,19 @@ class QdrantChunkStore(StoreLifecycle, BasePydanticVectorStore):
 
         Args:
             query: Mode DEFAULT or MMR; node_ids, doc_ids and filters must all be met.
-            kwargs: mmr_threshold (1 relevant, 0 varied), mmr_prefetch_k or mmr_prefetch_factor (candidates).
+            kwargs: LlamaIndex's `vector_store_kwargs`: qdrant_filters (a qdrant_client.models.Filter that must hold
+                as well), search_params (a models.SearchParams), mmr_threshold (1 relevant, 0 varied),
+                mmr_prefetch_k or mmr_prefetch_factor (candidates).
 
         Returns:
-            Nodes, best first, with similarities (of Euclid and Manhattan the negative distance) and node ids.
+            Nodes, best first, with similarities (of Euclid and Manhattan the negative distance) and node ids;
+            none if the collection does not exist.
 
         Raises:
             UnsupportedQueryError: Another mode, or a filter that Qdrant cannot evaluate.
             DimensionMismatchError: A vector of another length than the collection's.
             NonFiniteError: A vector with NaN or infinity.
-            StoreError: The collection does not exist.
+            InputError: An option that would be ignored.
         """
         return self._run(self._search(query, kwargs))
 
@@ -264,19 +285,35 @@ class QdrantChunkStore(StoreLifecycle, BasePydanticVectorStore):
         return await self._arun(self._search(query, kwargs))
 
     def get_nodes(
-        self, node_ids: list[str] | None = None, filters: MetadataFilters | None = None
+        self,
+        node_ids: list[str] | None = None,
+        filters: MetadataFilters | None = None,
+        limit: int | None = None,
+        **options: Any,
     ) -> list[BaseNode]:
-        """Fetch all nodes that have one of the ids and pass the filters, with their embeddings.
+        """Fetch the nodes that have one of the ids and pass the filters, with their embeddings.
 
         In the order of the ids, else of the point ids. Under Cosine embeddings come back with length 1.
+
+        Args:
+            node_ids: None for any.
+            filters: None for all.
+            limit: How many at most; None for all.
+            options: None are known.
         """
-        return self._run(lambda engine: self._collection.get_nodes(engine, node_ids, filters))
+        check_options(options, method="get_nodes")
+        return self._run(lambda engine: self._collection.get_nodes(engine, node_ids, filters, limit))
 
     async def aget_nodes(
-        self, node_ids: list[str] | None = None, filters: MetadataFilters | None = None
+        self,
+        node_ids: list[str] | None = None,
+        filters: MetadataFilters | None = None,
+        limit: int | None = None,
+        **options: Any,
     ) -> list[BaseNode]:
         """Do what `get_nodes` does, awaiting."""
-        return await self._arun(lambda engine: self._collection.get_nodes(engine, node_ids, filters))
+        check_options(options, method="aget_nodes")
+        return await self._arun(lambda engine: self._collection.get_nodes(engine, node_ids, filters, limit))
 
     def get_vectors(self, node_ids: Sequence[str]) -> dict[str, list[float]]:
         """Fetch stored vectors, in one request per thousand.

@@ -33,7 +33,9 @@ def check_text(text: str, what: str) -> str:
     """
     if is_unicode(text):
         return text
-    raise InputError(f"{what} is {text!r}, which holds a lone surrogate; expected Unicode text. Decode it again")
+    raise InputError(
+        f"{what} is {text!r}, which holds a lone surrogate; expected Unicode text. Decode it again"
+    )
 
 
 def is_unicode(text: str) -> bool:
