@@ -80,7 +80,12 @@ class StandIn:
     def put_collection(self, name: str, body: bytes) -> Any:
         request = models.CreateCollection.model_validate_json(body)
         metadata = request.metadata if self.remembers_metadata else None
-        created = self.database.create_collection(name, vectors_config=request.vectors, metadata=metadata)
+        created = self.database.create_collection(
+            name,
+            vectors_config=request.vectors,
+            sparse_vectors_config=request.sparse_vectors,
+            metadata=metadata,
+        )
         self.indexes[name] = {}
         return created
 
@@ -103,8 +108,9 @@ class StandIn:
 
     def put_points(self, name: str, body: bytes) -> Any:
         assert len(body) < 5_000_000, f"a request of {len(body):,} bytes"
-        points = INSERT.validate_json(body).points
-        return to_jsonable_python(self.database.upsert(name, points))
+        request = INSERT.validate_json(body)
+        done = self.database.upsert(name, request.points, update_filter=request.update_filter)
+        return to_jsonable_python(done)
 
     def post_points(self, name: str, body: bytes) -> Any:
         request = models.PointRequest.model_validate_json(body)

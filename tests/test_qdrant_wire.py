@@ -141,7 +141,9 @@ def test_a_silent_server_times_out() -> None:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"
         with (
             QdrantChunkStore("docs", url=url, timeout_s=1, retry=RetryPolicy(attempts=1)) as store,
-            pytest.raises(StoreUnavailableError, match="ReadTimeout"),
+            pytest.raises(
+                StoreUnavailableError, match=r"does not answer .*(ReadTimeout|did not end within 1 s)"
+            ),
         ):
             store.count()
 
@@ -152,8 +154,7 @@ def test_a_vanished_collection(server: StandIn, store: QdrantChunkStore) -> None
     server.database.delete_collection("docs")
     with pytest.raises(StoreError, match=r"does not have it \(404\).*check collection_name and url"):
         store.query(ask(nodes[0].embedding))
-    with pytest.raises(StoreError, match="collection 'docs' does not exist"):
-        store.query(ask(nodes[0].embedding))
+    assert store.query(ask(nodes[0].embedding)).ids == []
 
 
 def test_a_document_is_never_absent(server: StandIn, store: QdrantChunkStore) -> None:
@@ -164,7 +165,7 @@ def test_a_document_is_never_absent(server: StandIn, store: QdrantChunkStore) ->
     server.fail_with(*[Failure(500, only="POST /collections/docs/points/delete")] * 3)
     with pytest.raises(StoreUnavailableError):
         store.replace_document("doc", new)
-    writes = [r.split("?")[0] for r in server.requests if "/points" in r]
+    writes = [r.split("?")[0] for r in server.requests if "/points" in r and "scroll" not in r]
     assert writes == ["PUT /collections/docs/points", *["POST /collections/docs/points/delete"] * 3]
     assert store.count() == 8
     store.replace_document("doc", new)
@@ -295,11 +296,21 @@ def test_a_collection_of_a_later_version(server: StandIn, store: QdrantChunkStor
         store.add(make_nodes(1))
 
 
-def test_pickled_stores_reach_the_same_collection(server: StandIn) -> None:
-    with QdrantChunkStore("docs", url=server.url, api_key="k", return_vectors=True) as store:
+def test_pickled_stores_reach_the_same_collection_without_holding_the_key(
+    server: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = {"headers": {"Authorization": "Bearer hidden"}, "pool_size": 2}
+    with QdrantChunkStore(
+        "docs", url=server.url, api_key="sesame", return_vectors=True, client_options=options
+    ) as store:
         store.add(make_nodes(2))
-        with pickle.loads(pickle.dumps(store)) as copy:
+        pickled = pickle.dumps(store)
+        assert b"sesame" not in pickled
+        assert b"hidden" not in pickled
+        monkeypatch.setenv("QDRANT_API_KEY", "of this process")
+        with pickle.loads(pickled) as copy:
             assert copy.count() == 2
-            assert (copy.api_key, copy.return_vectors) == ("k", True)
+            assert (copy.api_key, copy.return_vectors) == ("of this process", True)
+            assert copy.client_options == {"pool_size": 2}
         with QdrantChunkStore.from_dict(store.to_dict()) as again:
             assert again.count() == 2

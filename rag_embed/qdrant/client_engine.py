@@ -13,18 +13,15 @@ from typing import TypeAlias, TypeVar, cast
 
 from qdrant_client import AsyncQdrantClient, QdrantClient, models
 
+from rag_embed.qdrant.deadline import answer_within
 from rag_embed.qdrant.port import (
     CollectionInfo,
     PointId,
     Search,
     StoredPoint,
     VectorPrefix,
-    name_vectors,
-    select_vectors,
-    to_point_id,
-    to_stored_point,
 )
-from rag_embed.qdrant.deadline import answer_within
+from rag_embed.qdrant.records import name_vectors, select_vectors, to_point_id, to_stored_point
 from rag_embed.qdrant.retry import RetryPolicy
 
 T = TypeVar("T")

@@ -8,7 +8,6 @@ from collections.abc import Callable, Coroutine
 from types import TracebackType
 from typing import Any, TypeVar
 
-from llama_index.core.vector_stores.types import MetadataFilters
 from typing_extensions import Self
 
 from rag_embed.errors import StoreError
@@ -32,14 +31,6 @@ class StoreLifecycle:
     _connection: Connection
     _collection: Collection
     _is_closed: bool
-
-    def count(self, filters: MetadataFilters | None = None) -> int:
-        """Count the chunks that pass the filters; 0 if the collection does not exist."""
-        return self._run(lambda engine: self._collection.count(engine, filters))
-
-    async def acount(self, filters: MetadataFilters | None = None) -> int:
-        """Do what `count` does, awaiting."""
-        return await self._arun(lambda engine: self._collection.count(engine, filters))
 
     def info(self) -> CollectionSchema | None:
         """Read what the collection holds: vector name, dimension, fingerprint. None if it does not exist."""

@@ -1,4 +1,4 @@
-"""What users of LlamaIndex's own QdrantVectorStore type: taken where it means the same, else refused with our word."""
+"""Names of LlamaIndex's own QdrantVectorStore: taken where they mean the same, else refused with our word."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from rag_embed.qdrant.schema import CollectionSettings
 
 _SAME = {"dense_vector_name": "vector_name", "client_kwargs": "client_options"}
 _SETTINGS = ("quantization_config", "shard_number", "replication_factor", "write_consistency_factor")
-_SPARSE = "this store keeps one dense vector of each chunk; leave it out, or use QdrantVectorStore for hybrid search"
+_SPARSE = "this store keeps one dense vector of each chunk; leave it out"
 _SHARDS = "shards by key are left to the server; give tenants their own part of the graph by tenant_key="
-_REQUESTS = "requests are cut by their size, under 5 MB and 1,000 chunks each, and sent one after another; leave it out"
+_REQUESTS = "requests are cut by their size and sent one after another; leave it out"
 _REFUSED: Mapping[str, tuple[tuple[object, ...], str]] = {
     "batch_size": ((), _REQUESTS),
     "parallel": ((1,), _REQUESTS),
@@ -35,7 +35,7 @@ _REFUSED: Mapping[str, tuple[tuple[object, ...], str]] = {
     "shard_key_selector_fn": ((), _SHARDS),
     "shard_keys": ((), _SHARDS),
 }
-"""By name: the values that ask for nothing else than what happens anyway, and what to do instead of others."""
+"""By name: values that ask for what happens anyway, and what to do instead of others."""
 
 
 def translate_fields(fields: Mapping[str, Any], known: Collection[str]) -> dict[str, Any]:

@@ -157,8 +157,9 @@ def to_store_error(error: BaseException, where: str, attempts: int) -> StoreErro
         isinstance(error, ResponseHandlingException) and status is None
     ):
         return StoreError(
-            f"{where} answered with something that is none of Qdrant's answers: {_detail(error)}; expected its "
-            "REST interface. Check url and port, and whether a login page, a proxy or another program answers there"
+            f"{where} answered with something that is none of Qdrant's answers: {_detail(error)}; expected "
+            "its REST interface. Check url and port, and whether a login page, a proxy or another program "
+            "answers there"
         )
     if status == 404:
         return StoreError(f"{where} does not have it (404): {_detail(error)}; check collection_name and url")

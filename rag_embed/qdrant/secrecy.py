@@ -29,8 +29,8 @@ def check_address(url: str | None) -> None:
     """
     if url is not None and without_credentials(url) != url:
         raise InputError(
-            f"the url of {without_credentials(url)} carries a user or password, which Qdrant's client does not send; "
-            "expected an address alone. Pass api_key=, or for a proxy with basic authentication "
+            f"the url of {without_credentials(url)} carries a user or password, which Qdrant's client does "
+            "not send; expected an address alone. Pass api_key=, or for a proxy with basic authentication "
             'client_options={"headers": {"Authorization": "Basic ..."}}'
         )
 

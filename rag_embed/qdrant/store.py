@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from llama_index.core.bridge.pydantic import ConfigDict, Field, PrivateAttr, field_serializer
@@ -11,18 +11,16 @@ from llama_index.core.schema import BaseNode
 from llama_index.core.vector_stores.types import (
     BasePydanticVectorStore,
     MetadataFilters,
-    VectorStoreQuery,
-    VectorStoreQueryResult,
 )
 from qdrant_client import AsyncQdrantClient, QdrantClient, models
 
 from rag_embed.qdrant.client_engine import ClientEngine
 from rag_embed.qdrant.collection import Collection
 from rag_embed.qdrant.connect import BlockingEngine, Connection
-from rag_embed.qdrant.lifecycle import Flow, StoreLifecycle
 from rag_embed.qdrant.names import translate_fields
 from rag_embed.qdrant.plan import CollectionPlan
 from rag_embed.qdrant.queries import check_options
+from rag_embed.qdrant.reading import StoreReading
 from rag_embed.qdrant.retry import RetryPolicy
 from rag_embed.qdrant.schema import CollectionSettings
 from rag_embed.qdrant.secrecy import without_secrets
@@ -31,7 +29,7 @@ from rag_embed.qdrant.storage import VectorStorage
 DEFAULT_VECTOR_NAME = "dense"
 
 
-class QdrantChunkStore(StoreLifecycle, BasePydanticVectorStore):
+class QdrantChunkStore(StoreReading, BasePydanticVectorStore):
     """Chunks and their vectors in a Qdrant collection.
 
     The collection is made by the first write, and remembers its dimension and how its vectors were made.
@@ -45,9 +43,10 @@ class QdrantChunkStore(StoreLifecycle, BasePydanticVectorStore):
         client: A QdrantClient, used instead of the three above and left open.
         aclient: An AsyncQdrantClient beside or instead of it. Without one, async methods use `client` on a
             thread; with `url`, they use an async client of their own.
-        api_key: Key of the server. Not part of `to_dict` and pickles; an unpickled store takes QDRANT_API_KEY.
+        api_key: Key of the server. Not part of `to_dict` and pickles: an unpickled store takes that of the
+            environment variable QDRANT_API_KEY.
         prefer_grpc: Whether to talk gRPC to the server.
-        timeout_s: Longest time from a request to the end of its answer; `retry` says how often it is repeated.
+        timeout_s: Longest time from a request to the end of its answer, for each of the attempts of `retry`.
         client_options: More arguments of QdrantClient, such as grpc_port, https or headers. Only numbers and
             switches among them are shown, serialised and pickled.
         retry: How patiently a failing server is asked again.
@@ -258,79 +257,3 @@ class QdrantChunkStore(StoreLifecycle, BasePydanticVectorStore):
     async def aclear(self) -> None:
         """Do what `clear` does, awaiting."""
         await self._awrite(self._collection.clear)
-
-    def query(self, query: VectorStoreQuery, **kwargs: Any) -> VectorStoreQueryResult:
-        """Find the chunks nearest to a vector.
-
-        Args:
-            query: Mode DEFAULT or MMR; node_ids, doc_ids and filters must all be met.
-            kwargs: LlamaIndex's `vector_store_kwargs`: qdrant_filters (a qdrant_client.models.Filter that must hold
-                as well), search_params (a models.SearchParams), mmr_threshold (1 relevant, 0 varied),
-                mmr_prefetch_k or mmr_prefetch_factor (candidates).
-
-        Returns:
-            Nodes, best first, with similarities (of Euclid and Manhattan the negative distance) and node ids;
-            none if the collection does not exist.
-
-        Raises:
-            UnsupportedQueryError: Another mode, or a filter that Qdrant cannot evaluate.
-            DimensionMismatchError: A vector of another length than the collection's.
-            NonFiniteError: A vector with NaN or infinity.
-            InputError: An option that would be ignored.
-        """
-        return self._run(self._search(query, kwargs))
-
-    async def aquery(self, query: VectorStoreQuery, **kwargs: Any) -> VectorStoreQueryResult:
-        """Do what `query` does, awaiting."""
-        return await self._arun(self._search(query, kwargs))
-
-    def get_nodes(
-        self,
-        node_ids: list[str] | None = None,
-        filters: MetadataFilters | None = None,
-        limit: int | None = None,
-        **options: Any,
-    ) -> list[BaseNode]:
-        """Fetch the nodes that have one of the ids and pass the filters, with their embeddings.
-
-        In the order of the ids, else of the point ids. Under Cosine embeddings come back with length 1.
-
-        Args:
-            node_ids: None for any.
-            filters: None for all.
-            limit: How many at most; None for all.
-            options: None are known.
-        """
-        check_options(options, method="get_nodes")
-        return self._run(lambda engine: self._collection.get_nodes(engine, node_ids, filters, limit))
-
-    async def aget_nodes(
-        self,
-        node_ids: list[str] | None = None,
-        filters: MetadataFilters | None = None,
-        limit: int | None = None,
-        **options: Any,
-    ) -> list[BaseNode]:
-        """Do what `get_nodes` does, awaiting."""
-        check_options(options, method="aget_nodes")
-        return await self._arun(lambda engine: self._collection.get_nodes(engine, node_ids, filters, limit))
-
-    def get_vectors(self, node_ids: Sequence[str]) -> dict[str, list[float]]:
-        """Fetch stored vectors, in one request per thousand.
-
-        Returns:
-            By node id, in the given order. Under Cosine of length 1.
-
-        Raises:
-            MissingVectorError: Names the nodes that have none.
-        """
-        return self._run(lambda engine: self._collection.get_vectors(engine, node_ids))
-
-    async def aget_vectors(self, node_ids: Sequence[str]) -> dict[str, list[float]]:
-        """Do what `get_vectors` does, awaiting."""
-        return await self._arun(lambda engine: self._collection.get_vectors(engine, node_ids))
-
-    def _search(self, query: VectorStoreQuery, options: Mapping[str, object]) -> Flow[VectorStoreQueryResult]:
-        return lambda engine: self._collection.query(
-            engine, query, with_vectors=self.return_vectors, options=options
-        )
