@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import date, datetime, timezone
 from typing import Any
 
+import numpy as np
 import qdrant_edge as edge
 from qdrant_client import models
 
@@ -78,7 +79,7 @@ def _field(item: models.FieldCondition) -> edge.FieldCondition:
 
 
 _MATCHES: Mapping[type[models.Match], Callable[[Any], edge.MatchType]] = {
-    models.MatchValue: lambda match: edge.MatchValue(match.value),
+    models.MatchValue: lambda match: edge.MatchValue(_value(match.value)),
     models.MatchAny: lambda match: edge.MatchAny(match.any),
     models.MatchExcept: lambda match: edge.MatchExcept(match.except_),
     models.MatchText: lambda match: edge.MatchText(match.text),
@@ -87,6 +88,11 @@ _MATCHES: Mapping[type[models.Match], Callable[[Any], edge.MatchType]] = {
     models.MatchPrefix: lambda match: edge.MatchPrefix(match.prefix),
     models.MatchSubstring: lambda match: edge.MatchSubstring(match.substring),
 }
+
+
+def _value(value: bool | int | str) -> Any:
+    # The engine takes Python's True for the number 1, numpy's for what it is.
+    return np.bool_(value) if isinstance(value, bool) else value
 
 
 def _match(match: models.Match) -> edge.MatchType:
