@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 BlockingEngine: TypeAlias = "ClientEngine | EdgeEngine"
 
 MEMORY = ":memory:"
+_INSECURE = "(Api key|Auth token provider) is used with an insecure connection"
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -180,5 +181,5 @@ def _quietly(kind: type[Any], url: str | None, options: Mapping[str, Any]) -> An
     with warnings.catch_warnings():
         host = urlsplit(url if url and "//" in url else f"//{url}").hostname
         if host in _LOOPBACK:
-            warnings.filterwarnings("ignore", message="Api key is used with an insecure connection")
+            warnings.filterwarnings("ignore", message=_INSECURE)
         return kind(url=url, check_compatibility=False, **options)

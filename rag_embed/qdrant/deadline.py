@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import json
 import threading
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
@@ -14,6 +15,7 @@ from concurrent.futures import TimeoutError as FutureTimeoutError
 from typing import TypeVar, cast
 
 T = TypeVar("T")
+_STUMBLES = (AssertionError, AttributeError, TypeError, LookupError, json.JSONDecodeError, UnicodeDecodeError)
 
 
 class DeadlineExceeded(Exception):  # noqa: N818
@@ -44,7 +46,7 @@ async def answer_within(
         return await asyncio.wait_for(cast(Awaitable[T], request()), timeout_s)
     except (FutureTimeoutError, asyncio.TimeoutError) as error:
         raise DeadlineExceeded(f"the answer did not end within {timeout_s} s") from error
-    except (AssertionError, AttributeError, TypeError, LookupError) as error:
+    except _STUMBLES as error:
         raise MalformedAnswer(f"{type(error).__name__}: {error}") from error
 
 
