@@ -108,8 +108,9 @@ class StandIn:
 
     def put_points(self, name: str, body: bytes) -> Any:
         assert len(body) < 5_000_000, f"a request of {len(body):,} bytes"
-        points = INSERT.validate_json(body).points
-        return to_jsonable_python(self.database.upsert(name, points))
+        request = INSERT.validate_json(body)
+        done = self.database.upsert(name, request.points, update_filter=request.update_filter)
+        return to_jsonable_python(done)
 
     def post_points(self, name: str, body: bytes) -> Any:
         request = models.PointRequest.model_validate_json(body)

@@ -203,8 +203,6 @@ def test_without_fingerprint(open_store: Open) -> None:
 def test_queries_that_cannot_be_answered(open_store: Open) -> None:
     store = open_store()
     vector = make_vectors(1)[0]
-    with pytest.raises(StoreError, match=r"collection '.*docs' does not exist"):
-        store.query(ask(vector))
     store.add(make_nodes(5, fingerprint="A"))
     with pytest.raises(
         DimensionMismatchError, match=r"8-dimensional vectors, made by 'A'; the query .* has 3"

@@ -17,7 +17,7 @@ from llama_index.core.vector_stores.types import (
     MetadataFilters,
 )
 
-from rag_embed.errors import UnsupportedQueryError
+from rag_embed.errors import InputError, UnsupportedQueryError
 from rag_embed.qdrant import QdrantChunkStore, edge_indexes
 from rag_embed.qdrant.filters import to_condition
 from tests.qdrant_cases import ask, make_vectors, where
@@ -26,9 +26,12 @@ O = FilterOperator  # noqa: E741
 VALUES: list[Any] = [
     "red", "blue", "Red wine", "red-blue car", "", "1", 0, 1, 2, 2.0, 2.5, -3, 2**53 + 1, 2**53, True, None,
     [], ["red"], ["red", "blue"], [1, 2.5, "red"], [None], "2020-05-01",
-    "2021-01-01T10:00:00Z", {"name": "ann"},
+    "2021-01-01T10:00:00Z", {"name": "ann"}, False, [True, "red"], "true",
 ]  # fmt: skip
-KEYS = ["k", "other key", "other.name"]
+KEYS = ["k", "other key", "other.name", "file.name"]
+
+
+SWITCHES = {"true": True, "false": False}
 
 
 def make_corpus() -> list[TextNode]:
@@ -40,6 +43,7 @@ def make_corpus() -> list[TextNode]:
         elif index < 2 * len(VALUES):
             value = VALUES[index - len(VALUES)]
             metadata = {"k": VALUES[(index * 7) % len(VALUES)], "other key": value, "other": {"name": value}}
+            metadata |= {"file.name": value} if index % 2 else {"file": {"name": value}}
         nodes.append(TextNode(id_=str(index), text="x", metadata=metadata, embedding=vector))
     return nodes
 
@@ -48,9 +52,8 @@ CORPUS = make_corpus()
 
 
 def values_of(metadata: dict[str, Any], key: str) -> list[Any]:
-    for part in key.split("."):
-        metadata = metadata.get(part) if isinstance(metadata, dict) else None
-    return [v for v in (metadata if isinstance(metadata, list) else [metadata]) if v is not None]
+    found = values_of_raw(metadata, key)
+    return [v for v in (found if isinstance(found, list) else [found]) if v is not None]
 
 
 def is_number(value: Any) -> bool:
@@ -59,7 +62,7 @@ def is_number(value: Any) -> bool:
 
 def equal(stored: Any, wanted: Any) -> bool:
     if isinstance(wanted, str):
-        return isinstance(stored, str) and stored == wanted
+        return stored == wanted if isinstance(stored, str) else stored is SWITCHES.get(wanted, "no switch")
     return is_number(stored) and stored == wanted
 
 
@@ -93,6 +96,8 @@ def passes(node: TextNode, item: MetadataFilter | MetadataFilters) -> bool:
 
 
 def values_of_raw(metadata: dict[str, Any], key: str) -> Any:
+    if key in metadata:  # a name with a dot in it, rather than a path
+        return metadata[key]
     for part in key.split("."):
         metadata = metadata.get(part) if isinstance(metadata, dict) else None
     return metadata
@@ -103,7 +108,7 @@ def says_nothing(item: MetadataFilter | MetadataFilters) -> bool:
 
 
 scalars = st.sampled_from(
-    ["red", "blue", "Red wine", "", "1", "2020-05-01", 0, 1, 2, 2.0, 2.5, -3, 2**53 + 1]
+    ["red", "blue", "Red wine", "", "1", "2020-05-01", 0, 1, 2, 2.0, 2.5, -3, 2**53 + 1, "true", "false"]
 )
 numbers = st.sampled_from([0, 1, 2, 2.0, 2.5, -3, 100])
 keys = st.sampled_from(KEYS)
@@ -194,6 +199,9 @@ def test_dates(store: QdrantChunkStore) -> None:
         (O.EQ, 2**70, "at most 64 bits"),
         (O.TEXT_MATCH, "!?", "at least one word"),
         (O.TEXT_MATCH, 5, "at least one word"),
+        (O.EQ, "half \ud83d", "Unicode text; this holds a lone surrogate"),
+        (O.IN, ["fine", "\udcff"], "Unicode text; this holds a lone surrogate"),
+        (O.TEXT_MATCH, "half \ud83d", "at least one word"),
     ],
 )
 def test_refused_values(operator: FilterOperator, value: Any, expected: str) -> None:
@@ -207,6 +215,44 @@ def test_refused_values(operator: FilterOperator, value: Any, expected: str) -> 
 def test_refused_keys(key: str) -> None:
     with pytest.raises(UnsupportedQueryError, match="cannot be written as a Qdrant path"):
         to_condition(where(key, 1))
+
+
+def test_a_lone_surrogate_in_a_key_or_an_id_is_one_clear_error(store: QdrantChunkStore) -> None:
+    with pytest.raises(UnsupportedQueryError, match=r"filter key 'a\\ud800' holds a lone surrogate"):
+        store.count(where("a\ud800", 1))
+    vector = CORPUS[0].embedding
+    for ask_for in (
+        lambda: store.query(ask(vector, doc_ids=["\udcff"])),
+        lambda: store.query(ask(vector, node_ids=["\udcff"])),
+        lambda: store.get_nodes(["\udcff"]),
+        lambda: store.get_vectors(["\udcff"]),
+        lambda: store.delete("\udcff"),
+        lambda: store.delete_nodes(["\udcff"]),
+        lambda: store.replace_document("\udcff", []),
+    ):
+        with pytest.raises(InputError, match=r"is '\\udcff', which holds a lone surrogate; expected Unicode"):
+            ask_for()
+
+
+def test_booleans_are_found_by_their_names(store: QdrantChunkStore) -> None:
+    def found(value: str, operator: FilterOperator = O.EQ) -> list[Any]:
+        query = ask(CORPUS[0].embedding, top_k=999, filters=where("k", value, operator))
+        return [node.metadata.get("k") for node in store.query(query).nodes]
+
+    assert {str(value) for value in found("true")} == {"True", "[True, 'red']", "true"}
+    assert set(found("false")) == {False}
+    assert not any(value is True for value in found("true", O.NE))
+
+
+def test_a_key_with_a_dot_in_its_name_is_found() -> None:
+    node = TextNode(text="x", metadata={"file.name": "a.md"}, embedding=[1.0, 0.0])
+    with QdrantChunkStore("docs", location=":memory:") as store:
+        store.add([node])
+        assert store.count(where("file.name", "a.md")) == 1
+        assert store.count(where('"file.name"', "a.md")) == 1
+        assert store.count(where("file.name", "a.md", O.NE)) == 0
+        assert store.count(where("file.name", None, O.IS_EMPTY)) == 0
+        assert store.count(where("file.size", None, O.IS_EMPTY)) == 1
 
 
 def test_every_operator_is_translated() -> None:

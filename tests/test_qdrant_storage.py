@@ -20,7 +20,7 @@ from qdrant_client import grpc as protocol
 
 from rag_embed.late_chunking import embed_isolated
 from rag_embed.qdrant import CollectionSettings, QdrantChunkStore, VectorStorage
-from rag_embed.qdrant.points import nodes_to_points
+from rag_embed.qdrant.points import nodes_to_points, split_requests
 from rag_embed.qdrant.port import Search, VectorPrefix, run_blocking
 from tests.qdrant_cases import ask, make_nodes, make_vectors, nearest, where
 from tests.qdrant_standin import StandIn, serve
@@ -191,10 +191,11 @@ def test_storage_survives_serialisation(tmp_path: Path) -> None:
 
 def test_requests_stay_small_with_a_prefix() -> None:
     batch = nodes_to_points(make_nodes(400, dim=512))
-    for points in batch.requests(prefix_dim=500):
+    for points in split_requests(batch.points, prefix_dim=500):
         sizes = [json.dumps([p.vector, p.vector[:500], p.payload]) for p in points]
         assert sum(map(len, sizes)) < 5_000_000
-    assert len(list(batch.requests(prefix_dim=500))) > len(list(batch.requests(prefix_dim=0))) > 1
+    requests = [list(split_requests(batch.points, prefix_dim=dim)) for dim in (500, 0)]
+    assert len(requests[0]) > len(requests[1]) > 1
 
 
 # --- the wire

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -13,6 +13,7 @@ from rag_embed.llamaindex import ContextualEmbedding
 from rag_embed.qdrant import QdrantChunkStore
 from rag_embed.qdrant.edge_folder import collection_folder
 from rag_embed.qdrant.schema import CollectionSchema
+from rag_embed.qdrant.secrecy import check_address
 
 NO_ADAPTER = "none"
 FINGERPRINT = re.compile(
@@ -34,7 +35,10 @@ class Place:
     collection: str
     folder: Path
     url: str | None = None
-    api_key: str | None = None
+    api_key: str | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        check_address(self.url)
 
     def __str__(self) -> str:
         return f"collection {self.collection!r} in {self.url or self.folder}"

@@ -21,7 +21,7 @@ from rag_embed.evaluation.sets import EvalDocument, name_chunk
 from rag_embed.late_interaction import TokenVectors
 from rag_embed.llamaindex import ContextualEmbedding
 from rag_embed.llamaindex.context import make_stamps, stamp_node
-from rag_embed.max_sim import to_units
+from rag_embed.max_sim import KeptTokens, to_units
 from rag_embed.pooling import blend
 from rag_embed.stamp import tokens_of
 
@@ -57,7 +57,7 @@ class Vectors:
         self._documents = documents
         self._cache = cache
         self._on_step = on_step
-        self._tokens: dict[str, list[TokenVectors]] = {}
+        self._tokens: dict[bytes, list[KeptTokens]] = {}
 
     def chunks(self, model: ContextualEmbedding, *, with_title: bool) -> Float[Tensor, "chunks dim"]:
         """One unit vector per chunk; a blend is mixed from its two parts, which other arms share."""
@@ -72,7 +72,7 @@ class Vectors:
         keys = [self._document_key(model, doc, with_title) for doc in self._documents]
 
         def compute(batch: Sequence[int]) -> Iterator[Float[Tensor, "chunks dim"]]:
-            return (embed_document(model, self._documents[index], with_title=with_title) for index in batch)
+            return (self._embed(model, self._documents[index], with_title) for index in batch)
 
         sizes = [len(doc.spans) for doc in self._documents]
         return self._fill(name, keys, _group(sizes, _BATCH_CHUNKS), compute)
@@ -88,21 +88,29 @@ class Vectors:
         return self._fill("queries", keys, _group([1] * len(texts), _BATCH_QUERIES), compute)
 
     def tokens(self, model: ContextualEmbedding, *, with_title: bool) -> list[TokenVectors]:
-        """Token vectors of every chunk, as a store keeps them but for its rounding; read anew in each run.
+        """Token vectors of every chunk, as a store is handed them.
 
-        A chunk that no window has read has none: one vector that is similar to nothing stands for it.
+        They come out of the pass that makes the late vectors, and are made anew only where those were in the
+        cache. A chunk that no window has read has one vector that is similar to nothing.
         """
         model = with_options(model, strategy="late") if model.strategy == "blend" else model
-        key = f"{model.fingerprint()} {with_title}"
-        if key not in self._tokens:
-            found: list[TokenVectors] = []
-            for number, document in enumerate(self._documents, start=1):
-                for node in embed_nodes(model, document, with_title=with_title):
-                    kept = tokens_of(node)
-                    found.append(np.zeros((1, model.profile.dim)) if kept is None else to_units(kept))
+        for number, document in enumerate(self._documents, start=1):
+            key = self._document_key(model, document, with_title)
+            if key not in self._tokens:
+                self._embed(model, document, with_title)
                 self._on_step("token vectors", number, len(self._documents))
-            self._tokens = {key: found}
-        return self._tokens[key]
+        keys = [self._document_key(model, document, with_title) for document in self._documents]
+        return [to_units(kept) for key in keys for kept in self._tokens[key]]
+
+    def _embed(
+        self, model: ContextualEmbedding, document: EvalDocument, with_title: bool
+    ) -> Float[Tensor, "chunks dim"]:
+        nodes = embed_nodes(model, document, with_title=with_title)
+        nothing = np.zeros((1, model.profile.dim), dtype=np.int8)
+        kept = [tokens_of(node) for node in nodes]
+        key = self._document_key(model, document, with_title)
+        self._tokens[key] = [nothing if each is None else each for each in kept]
+        return torch.tensor([node.embedding for node in nodes], dtype=torch.float32)
 
     def query_tokens(self, model: ContextualEmbedding, texts: Sequence[str]) -> list[TokenVectors | None]:
         """Token vectors of every query; None for one that is longer than the encoder reads."""

@@ -6,12 +6,14 @@ import asyncio
 import inspect
 import threading
 import time
+import weakref
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import TypeVar, cast
+from typing import TypeAlias, TypeVar, cast
 
 from qdrant_client import AsyncQdrantClient, QdrantClient, models
 
+from rag_embed.qdrant.deadline import answer_within
 from rag_embed.qdrant.port import (
     CollectionInfo,
     PointId,
@@ -19,11 +21,8 @@ from rag_embed.qdrant.port import (
     Search,
     StoredPoint,
     VectorPrefix,
-    name_vectors,
-    select_vectors,
-    to_point_id,
-    to_stored_point,
 )
+from rag_embed.qdrant.records import name_vectors, select_vectors, to_point_id, to_stored_point
 from rag_embed.qdrant.retry import RetryPolicy
 
 T = TypeVar("T")
@@ -39,6 +38,7 @@ class ClientEngine:
         collection_name: The collection, which need not exist.
         where: How messages name the client.
         retry: How patiently failures are repeated.
+        timeout_s: Longest time from a request to the end of its answer; None leaves that to the client.
     """
 
     def __init__(
@@ -48,16 +48,19 @@ class ClientEngine:
         *,
         where: str,
         retry: RetryPolicy,
+        timeout_s: float | None = None,
     ) -> None:
         self.client = client
         self.where = where
         self._collection_name = collection_name
         self._retry = retry
-        self._sleep = asyncio.sleep if isinstance(client, AsyncQdrantClient) else _block
+        self._timeout_s = timeout_s
+        self._blocks = isinstance(client, QdrantClient)
+        self._sleep = _block if self._blocks else asyncio.sleep
         self._is_local = is_local(client)
-        # Local mode is numpy without locks; a server sorts out concurrent requests itself.
-        self._lock: AbstractContextManager[object] = threading.RLock() if self._is_local else nullcontext()
-        self.writing: AbstractContextManager[object] = threading.RLock() if self._is_local else nullcontext()
+        # A server sorts out concurrent requests itself.
+        free = nullcontext(), nullcontext()
+        self._lock, self.writing = _locks_of(client) if self._is_local else free
 
     async def describe(self) -> CollectionInfo | None:
         """Describe the collection; None if it does not exist."""
@@ -238,11 +241,28 @@ class ClientEngine:
 
     async def _call(self, request: Callable[[], T | Awaitable[T]]) -> T:
         async def attempt() -> T:
+            if not self._is_local:
+                return await answer_within(self._timeout_s, request, blocks=self._blocks)
             with self._lock:
                 reply = request()
             return await reply if inspect.isawaitable(reply) else reply
 
         return await self._retry.call(attempt, self._sleep, self.where)
+
+
+Locks: TypeAlias = tuple[AbstractContextManager[object], AbstractContextManager[object]]
+
+_locks: weakref.WeakKeyDictionary[object, Locks] = weakref.WeakKeyDictionary()
+_naming = threading.Lock()
+
+
+def _locks_of(client: object) -> Locks:
+    """Find the locks of a local client, one for an operation and one for a write of several.
+
+    Local mode is numpy without locks, and stores that share a client share its data.
+    """
+    with _naming:
+        return _locks.setdefault(client, (threading.RLock(), threading.RLock()))
 
 
 def is_local(client: QdrantClient | AsyncQdrantClient) -> bool:

@@ -136,7 +136,7 @@ class Collection:
         filters: MetadataFilters | None,
         limit: int | None,
     ) -> list[BaseNode]:
-        """Fetch, with embeddings, the nodes that have one of the ids and pass the filters: all, or the first."""
+        """Fetch, with embeddings, the nodes that have one of the ids and pass the filters."""
         condition = to_condition(filters)
         if limit is not None and limit < 1:
             raise InputError(f"limit is {limit}; expected at least 1, or None for all")

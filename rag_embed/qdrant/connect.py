@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import warnings
 import weakref
 from collections.abc import Mapping
@@ -17,6 +18,7 @@ from rag_embed.errors import InputError
 from rag_embed.qdrant.client_engine import ClientEngine, is_local
 from rag_embed.qdrant.edge_folder import collection_folder
 from rag_embed.qdrant.retry import RetryPolicy
+from rag_embed.qdrant.secrecy import check_address, without_credentials
 
 if TYPE_CHECKING:
     from rag_embed.qdrant.edge_engine import EdgeEngine
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 BlockingEngine: TypeAlias = "ClientEngine | EdgeEngine"
 
 MEMORY = ":memory:"
+_INSECURE = "(Api key|Auth token provider) is used with an insecure connection"
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -50,10 +53,12 @@ class Connection:
     location: str | None = None
     client: QdrantClient | None = None
     aclient: AsyncQdrantClient | None = None
-    options: Mapping[str, Any] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict, repr=False)
     retry: RetryPolicy = field(default_factory=RetryPolicy)
 
     def __post_init__(self) -> None:
+        check_address(self.url)
+        check_address(self.location)
         given = {
             "path": self.path is not None,
             "url": self.url is not None,
@@ -75,6 +80,8 @@ class Connection:
                 "client= is in local mode and aclient= is given too; the two would hold different data. "
                 "Pass client= alone: async methods use it on a thread"
             )
+        # Whoever comes second must get what the first one opens: a second database in memory would be empty.
+        self._opening = threading.Lock()
         self._blocking: BlockingEngine | None = None
         self._owned: QdrantClient | None = None
         self._async: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, ClientEngine] = (
@@ -94,9 +101,10 @@ class Connection:
             MissingExtraError: The embedded engine is not installed.
             InputError: There is only an async client.
         """
-        if self._blocking is None:
-            self._blocking = self._open()
-        return self._blocking
+        with self._opening:
+            if self._blocking is None:
+                self._blocking = self._open()
+            return self._blocking
 
     def for_loop(self) -> ClientEngine | None:
         """Return the engine that awaits on the running loop; None where async means a thread.
@@ -106,20 +114,22 @@ class Connection:
         if self.url is None and self.aclient is None:
             return None
         loop = asyncio.get_running_loop()
-        engine = self._async.get(loop)
-        if engine is None:
-            client = self.aclient or _quietly(AsyncQdrantClient, self.url, self.options)
-            engine = self._async[loop] = self._client_engine(client)
-        return engine
+        with self._opening:
+            engine = self._async.get(loop)
+            if engine is None:
+                client = self.aclient or _quietly(AsyncQdrantClient, self.url, self.options)
+                engine = self._async[loop] = self._client_engine(client)
+            return engine
 
     def close(self) -> None:
         """Free the folder or the connections that this object opened."""
-        engine, self._blocking = self._blocking, None
+        with self._opening:
+            engine, self._blocking = self._blocking, None
+            owned, self._owned = self._owned, None
         if engine is not None and not isinstance(engine, ClientEngine):
             engine.close()
-        if self._owned is not None:
-            self._owned.close()
-            self._owned = None
+        if owned is not None:
+            owned.close()
 
     async def aclose(self) -> None:
         """Close, including the async connection of the running loop."""
@@ -128,7 +138,8 @@ class Connection:
 
     async def close_loop(self) -> None:
         """Close the async connection of the running loop; it opens again when needed."""
-        engine = self._async.pop(asyncio.get_running_loop(), None)
+        with self._opening:
+            engine = self._async.pop(asyncio.get_running_loop(), None)
         if engine is not None and self.aclient is None and isinstance(engine.client, AsyncQdrantClient):
             await engine.client.close()
 
@@ -152,8 +163,17 @@ class Connection:
 
     def _client_engine(self, client: QdrantClient | AsyncQdrantClient) -> ClientEngine:
         address = self.url or client.init_options.get("url") or client.init_options.get("host")
-        where = "local Qdrant in this process" if is_local(client) else f"Qdrant server {address}"
-        return ClientEngine(client, self.collection_name, where=where, retry=self.retry)
+        is_ours = client not in (self.client, self.aclient)
+        where = "local Qdrant in this process"
+        if not is_local(client):
+            where = f"Qdrant server {without_credentials(str(address))}"
+        return ClientEngine(
+            client,
+            self.collection_name,
+            where=where,
+            retry=self.retry,
+            timeout_s=self.options.get("timeout") if is_ours else None,
+        )
 
 
 def _quietly(kind: type[Any], url: str | None, options: Mapping[str, Any]) -> Any:
@@ -161,5 +181,5 @@ def _quietly(kind: type[Any], url: str | None, options: Mapping[str, Any]) -> An
     with warnings.catch_warnings():
         host = urlsplit(url if url and "//" in url else f"//{url}").hostname
         if host in _LOOPBACK:
-            warnings.filterwarnings("ignore", message="Api key is used with an insecure connection")
+            warnings.filterwarnings("ignore", message=_INSECURE)
         return kind(url=url, check_compatibility=False, **options)

@@ -28,10 +28,8 @@ from rag_embed.qdrant.port import (
     Search,
     StoredPoint,
     VectorPrefix,
-    select_vectors,
-    to_point_id,
-    to_stored_point,
 )
+from rag_embed.qdrant.records import select_vectors, to_point_id, to_stored_point
 
 try:
     import qdrant_edge as edge

@@ -7,19 +7,17 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import date, datetime, timezone
 from typing import Any
 
+import numpy as np
 import qdrant_edge as edge
 from qdrant_client import models
 
-from rag_embed.errors import UnsupportedQueryError
 from rag_embed.qdrant.port import PointId
+
+_edge: Any = edge  # its stubs forget the condition on slices
 
 
 def to_edge_filter(condition: models.Filter) -> edge.Filter:
-    """Translate a filter.
-
-    Raises:
-        UnsupportedQueryError: A condition that the embedded engine does not have.
-    """
+    """Translate a filter."""
     at_least = condition.min_should
     return edge.Filter(
         must=_conditions(condition.must),
@@ -46,27 +44,24 @@ def _all(conditions: Sequence[models.Condition]) -> list[edge.ConditionType]:
     return [_condition(item) for item in conditions]
 
 
+_CONDITIONS: Mapping[type[models.Condition], Callable[[Any], edge.ConditionType]] = {
+    models.HasIdCondition: lambda item: edge.HasIdCondition({to_edge_id(id_) for id_ in item.has_id}),
+    models.IsEmptyCondition: lambda item: edge.IsEmptyCondition(item.is_empty.key),
+    models.IsNullCondition: lambda item: edge.IsNullCondition(item.is_null.key),
+    models.HasVectorCondition: lambda item: edge.HasVectorCondition(item.has_vector),
+    models.NestedCondition: lambda item: edge.NestedCondition(
+        item.nested.key, to_edge_filter(item.nested.filter)
+    ),
+    models.SliceCondition: lambda item: _edge.SliceCondition(item.slice.total, item.slice.index),
+}
+
+
 def _condition(item: models.Condition) -> edge.ConditionType:
-    match item:
-        case models.Filter():
-            return to_edge_filter(item)
-        case models.FieldCondition():
-            return _field(item)
-        case models.HasIdCondition():
-            return edge.HasIdCondition({to_edge_id(id_) for id_ in item.has_id})
-        case models.IsEmptyCondition():
-            return edge.IsEmptyCondition(item.is_empty.key)
-        case models.IsNullCondition():
-            return edge.IsNullCondition(item.is_null.key)
-        case models.HasVectorCondition():
-            return edge.HasVectorCondition(item.has_vector)
-        case models.NestedCondition():
-            return edge.NestedCondition(item.nested.key, to_edge_filter(item.nested.filter))
-        case models.SliceCondition():
-            return edge.SliceCondition(item.slice.total, item.slice.index)  # type: ignore[attr-defined]
-    raise UnsupportedQueryError(
-        f"the embedded engine is not given the condition {item!r}; expected one of qdrant_client.models"
-    )
+    if isinstance(item, models.Filter):
+        return to_edge_filter(item)
+    if isinstance(item, models.FieldCondition):
+        return _field(item)
+    return _CONDITIONS[type(item)](item)
 
 
 def _field(item: models.FieldCondition) -> edge.FieldCondition:
@@ -84,7 +79,7 @@ def _field(item: models.FieldCondition) -> edge.FieldCondition:
 
 
 _MATCHES: Mapping[type[models.Match], Callable[[Any], edge.MatchType]] = {
-    models.MatchValue: lambda match: edge.MatchValue(match.value),
+    models.MatchValue: lambda match: edge.MatchValue(_value(match.value)),
     models.MatchAny: lambda match: edge.MatchAny(match.any),
     models.MatchExcept: lambda match: edge.MatchExcept(match.except_),
     models.MatchText: lambda match: edge.MatchText(match.text),
@@ -93,6 +88,11 @@ _MATCHES: Mapping[type[models.Match], Callable[[Any], edge.MatchType]] = {
     models.MatchPrefix: lambda match: edge.MatchPrefix(match.prefix),
     models.MatchSubstring: lambda match: edge.MatchSubstring(match.substring),
 }
+
+
+def _value(value: bool | int | str) -> Any:
+    # The engine takes Python's True for the number 1, numpy's for what it is.
+    return np.bool_(value) if isinstance(value, bool) else value
 
 
 def _match(match: models.Match) -> edge.MatchType:

@@ -9,7 +9,8 @@ from qdrant_client import models
 
 from rag_embed.errors import StoreError
 from rag_embed.qdrant.edge_filters import to_edge_filter, to_edge_id
-from rag_embed.qdrant.port import QueryVector, Search, StoredPoint, VectorPrefix, name_vectors, select_vectors
+from rag_embed.qdrant.port import QueryVector, Search, StoredPoint, VectorPrefix
+from rag_embed.qdrant.records import name_vectors, select_vectors
 
 _DISTANCES = {
     models.Distance.COSINE: edge.Distance.Cosine,

@@ -13,8 +13,9 @@ What a filter means, on every engine (a key that is absent, null or an empty lis
 | IS_EMPTY | it has no value |
 | AND, OR, NOT | all, some, none of the filters in it hold; a group without filters says nothing |
 
-Numbers equal by value (2 and 2.0); strings never equal numbers. A key is a path as Qdrant reads it
-(`author.name` looks into a dict); to mean a key with a dot in its name, quote it: `'"author.name"'`.
+Numbers equal by value (2 and 2.0); strings never equal numbers. `"true"` and `"false"` also equal booleans,
+for which LlamaIndex's MetadataFilter has no type. A key that reads as a path (`author.name`, `authors[0]`)
+means both, a value inside a dict or list and a key of that name; quoted, `'"author.name"'`, only the latter.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ from qdrant_client import models
 
 from rag_embed.errors import UnsupportedQueryError
 from rag_embed.qdrant.points import possible_point_ids
+from rag_embed.qdrant.values import check_text, is_unicode
 
 DOCUMENT_KEY = "doc_id"
 """Payload key of the document a chunk belongs to; LlamaIndex's store filters by it too."""
@@ -46,14 +48,17 @@ DOCUMENT_INDEXES: Mapping[str, models.PayloadFieldSchema] = {
 }
 """What replacing and deleting a document looks for."""
 
-Value: TypeAlias = int | float | str
+Value: TypeAlias = bool | int | float | str
 Condition: TypeAlias = models.Condition
+Translate: TypeAlias = Callable[[MetadataFilter, str], Condition]
 
 _PATH = re.compile(r"[A-Za-z0-9_\-]+(\[\d*\])?(\.[A-Za-z0-9_\-]+(\[\d*\])?)*|\".*\"")
 _ISO_DATE = re.compile(r"\d{4}-\d{2}-\d{2}([T ].*)?")
 _DATETIME = TypeAdapter(datetime)
 _EXACT_INTEGERS = 2**53
 _INT64 = 2**63
+_SWITCHES: Mapping[object, bool] = {True: True, False: False, "true": True, "false": False}
+_DENIALS = (FilterOperator.NE, FilterOperator.NIN, FilterOperator.IS_EMPTY)
 _RANGES = {
     FilterOperator.GT: "gt",
     FilterOperator.GTE: "gte",
@@ -94,7 +99,8 @@ def has_node_ids(node_ids: Sequence[str]) -> models.HasIdCondition:
 
 def is_of_documents(ref_doc_ids: Sequence[str]) -> models.FieldCondition:
     """Match the chunks of these documents."""
-    return models.FieldCondition(key=DOCUMENT_KEY, match=models.MatchAny(any=list(ref_doc_ids)))
+    ids = [check_text(ref_doc_id, "the document id") for ref_doc_id in ref_doc_ids]
+    return models.FieldCondition(key=DOCUMENT_KEY, match=models.MatchAny(any=ids))
 
 
 def all_of(*conditions: Condition | None) -> models.Filter | None:
@@ -109,6 +115,8 @@ def to_path(key: str) -> str:
     Raises:
         UnsupportedQueryError: No path names the key.
     """
+    if not is_unicode(key):
+        raise UnsupportedQueryError(f"the filter key {key!r} holds a lone surrogate; expected Unicode text")
     if _PATH.fullmatch(key):
         return key
     if not key or '"' in key:
@@ -125,7 +133,19 @@ def _translate(item: MetadataFilter) -> Condition:
             f"Qdrant has no filter operator {item.operator.name} (on {item.key!r}); expected one of "
             f"{', '.join(operator.name for operator in _OPERATORS)}"
         )
-    return translate(item, to_path(item.key))
+    path = to_path(item.key)
+    literal = f'"{item.key}"'
+    if item.key == path and re.search(r"[.\[]", path) and not path.startswith('"'):
+        return _either(translate, item, path, literal)
+    return translate(item, path)
+
+
+def _either(translate: Translate, item: MetadataFilter, path: str, literal: str) -> Condition:
+    """Read a key as a path and as a name with a dot in it; what denies must hold of both."""
+    readings: list[Condition] = [translate(item, path), translate(item, literal)]
+    if item.operator in _DENIALS:
+        return models.Filter(must=readings)
+    return models.Filter(should=readings)
 
 
 def _is_equal(item: MetadataFilter, key: str) -> Condition:
@@ -147,6 +167,8 @@ def _is_empty(item: MetadataFilter, key: str) -> Condition:
 def _is_between(item: MetadataFilter, key: str) -> Condition:
     bound = _RANGES[item.operator]
     value = _one_value(item)
+    if isinstance(value, bool):
+        raise _refused(item, "a number or an ISO date")
     if not isinstance(value, str):
         return models.FieldCondition(key=key, range=models.Range(**{bound: float(value)}))
     try:
@@ -160,7 +182,7 @@ def _is_between(item: MetadataFilter, key: str) -> Condition:
 
 def _matches_text(item: MetadataFilter, key: str) -> Condition:
     value = item.value
-    if not isinstance(value, str) or not re.search(r"[^\W_]", value):
+    if not isinstance(value, str) or not is_unicode(value) or not re.search(r"[^\W_]", value):
         raise _refused(item, "a text with at least one word")
     return models.FieldCondition(key=key, match=models.MatchText(text=value))
 
@@ -168,6 +190,8 @@ def _matches_text(item: MetadataFilter, key: str) -> Condition:
 def _is_any(key: str, values: Sequence[Value]) -> Condition:
     """Match a key that has one of some values."""
     strings = [value for value in values if isinstance(value, str)]
+    switches = {_SWITCHES[value] for value in values if isinstance(value, bool | str) and value in _SWITCHES}
+    values = [value for value in values if not isinstance(value, bool)]
     # As a range a number also finds payloads of the other type; past 2**53 an integer would find neighbours.
     large = [value for value in values if isinstance(value, int) and abs(value) > _EXACT_INTEGERS]
     numbers = [float(value) for value in values if not isinstance(value, str) and value not in large]
@@ -176,13 +200,14 @@ def _is_any(key: str, values: Sequence[Value]) -> Condition:
         options.append(models.FieldCondition(key=key, match=models.MatchAny(any=strings)))
     if large:
         options.append(models.FieldCondition(key=key, match=models.MatchAny(any=large)))
+    options += [models.FieldCondition(key=key, match=models.MatchValue(value=v)) for v in sorted(switches)]
     options += [models.FieldCondition(key=key, range=models.Range(gte=v, lte=v)) for v in numbers]
     if not options:
         return models.HasIdCondition(has_id=[])  # an empty `should` would hold for every point
     return options[0] if len(options) == 1 else models.Filter(should=options)
 
 
-def _not(translate: Callable[[MetadataFilter, str], Condition]) -> Callable[[MetadataFilter, str], Condition]:
+def _not(translate: Translate) -> Translate:
     # MatchExcept would miss the points that lack the key.
     return lambda item, key: models.Filter(must_not=[translate(item, key)])
 
@@ -200,6 +225,8 @@ def _many_values(item: MetadataFilter) -> list[Value]:
 
 
 def _checked(item: MetadataFilter, value: Value) -> Value:
+    if isinstance(value, str) and not is_unicode(value):
+        raise _refused(item, "Unicode text; this holds a lone surrogate")
     if isinstance(value, float) and not math.isfinite(value):
         raise _refused(item, "a finite number")
     if isinstance(value, int) and not -_INT64 <= value < _INT64:
@@ -213,7 +240,7 @@ def _refused(item: MetadataFilter, expected: str) -> UnsupportedQueryError:
     )
 
 
-_OPERATORS: dict[FilterOperator, Callable[[MetadataFilter, str], Condition]] = {
+_OPERATORS: dict[FilterOperator, Translate] = {
     FilterOperator.EQ: _is_equal,
     FilterOperator.NE: _not(_is_equal),
     FilterOperator.GT: _is_between,

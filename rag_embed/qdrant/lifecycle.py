@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable, Coroutine
 from types import TracebackType
 from typing import Any, TypeVar
 
-from llama_index.core.vector_stores.types import MetadataFilters
 from typing_extensions import Self
 
 from rag_embed.errors import StoreError
@@ -16,6 +16,7 @@ from rag_embed.qdrant.collection import Collection
 from rag_embed.qdrant.connect import BlockingEngine, Connection
 from rag_embed.qdrant.port import Engine, run_blocking
 from rag_embed.qdrant.schema import CollectionSchema
+from rag_embed.qdrant.secrecy import KEY_VARIABLE, without_secrets
 
 T = TypeVar("T")
 Flow = Callable[[Engine], Coroutine[object, None, T]]
@@ -25,17 +26,11 @@ class StoreLifecycle:
     """What every store does around its collection; mixed into a pydantic model that has these attributes."""
 
     collection_name: str
+    api_key: str | None
+    client_options: dict[str, Any]
     _connection: Connection
     _collection: Collection
     _is_closed: bool
-
-    def count(self, filters: MetadataFilters | None = None) -> int:
-        """Count the chunks that pass the filters; 0 if the collection does not exist."""
-        return self._run(lambda engine: self._collection.count(engine, filters))
-
-    async def acount(self, filters: MetadataFilters | None = None) -> int:
-        """Do what `count` does, awaiting."""
-        return await self._arun(lambda engine: self._collection.count(engine, filters))
 
     def info(self) -> CollectionSchema | None:
         """Read what the collection holds: vector name, dimension, fingerprint. None if it does not exist."""
@@ -86,11 +81,15 @@ class StoreLifecycle:
                 f"the store of {self.collection_name!r} cannot be pickled: its data or its client belong to "
                 "this process; expected a store made with url= or path="
             )
-        return {"__dict__": dict(self.__dict__)}  # the public fields; an api key is among them
+        # Who reads a pickle gets no key: its public fields, and whether there was one.
+        fields = {name: value for name, value in self.__dict__.items() if name != "api_key"}
+        fields["client_options"] = without_secrets(self.client_options)
+        return {"__dict__": fields, "has_api_key": self.api_key is not None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
+        api_key = os.environ.get(KEY_VARIABLE) if state["has_api_key"] else None
         # BaseComponent would swallow a StoreLockedError and leave a store that does not work.
-        self.__init__(**state["__dict__"])  # type: ignore[misc]
+        self.__init__(**state["__dict__"], api_key=api_key)  # type: ignore[misc]
 
     def _engine(self) -> BlockingEngine:
         if self._is_closed:

@@ -68,7 +68,7 @@ class CollectionPlan:
     async def prepare(self, engine: Engine, batch: PointBatch) -> CollectionSchema:
         """Make a collection ready for a batch, or refuse the batch before anything is written.
 
-        The collection is made if it is not there, its first write recorded, and what lacks of its indexes made.
+        The collection is made if it is not there, its first write recorded, and missing indexes are made.
         """
         info = await engine.describe() or await self._create(engine, batch)
         schema = await self._to_schema(engine, info)
@@ -84,7 +84,7 @@ class CollectionPlan:
         return schema
 
     async def _create(self, engine: Engine, batch: PointBatch) -> CollectionInfo:
-        """Make the collection; if somebody else makes it meanwhile, theirs is taken and checked like any other."""
+        """Make the collection; if somebody else makes it meanwhile, theirs is taken, and checked."""
         self._check_own_fingerprint(batch)
         if self.legs.tokens is not None and not batch.token_dim:
             check_tokens(batch.points, frozenset(), self.name)

@@ -93,7 +93,7 @@ def point_id(node_id: str) -> str:
 def possible_point_ids(node_id: str) -> list[PointId]:
     """List the points that a node id may mean; a number may also be that of a foreign point."""
     ids: list[PointId] = [point_id(node_id)]
-    if node_id.isascii() and node_id.isdigit() and len(node_id) <= 20 and int(node_id) < 2**64:  # noqa: PLR2004
+    if node_id.isascii() and node_id.isdigit() and len(node_id) <= 20 and int(node_id) < 2**64:
         ids.append(int(node_id))
     return ids
 
@@ -198,8 +198,8 @@ def _check_spellings(nodes: Sequence[BaseNode], points: Sequence[StoredPoint]) -
         earlier = spellings.setdefault(point.id, node.node_id)
         if earlier != node.node_id:
             raise InputError(
-                f"node ids {earlier!r} and {node.node_id!r} spell one UUID, which names one point; expected every "
-                "chunk to have an id of its own"
+                f"node ids {earlier!r} and {node.node_id!r} spell one UUID, which names one point; expected "
+                "every chunk to have an id of its own"
             )
 
 
@@ -209,11 +209,10 @@ def _common_fingerprint(nodes: Sequence[BaseNode]) -> str | None:
         stamp = ChunkStamp.from_node(node)
         if stamp is not None and stamp.fingerprint is None:
             raise FingerprintMismatchError(
-                f"node {node.node_id!r} was cut by LateChunkingNodeParser, but something else than "
-                "ContextualEmbedding made its vector, which therefore knows nothing of its document; expected a "
-                "vector with a fingerprint. Let the parser embed too, "
-                "transformations=[LateChunkingNodeParser(embed_model=embed_model)], or run the embedding as a "
-                "transformation behind it: [LateChunkingNodeParser(), embed_model]"
+                f"node {node.node_id!r} was cut by LateChunkingNodeParser, but its vector was made of its "
+                "text alone; expected a vector with a fingerprint. Let the parser embed too, "
+                "transformations=[LateChunkingNodeParser(embed_model=embed_model)], or embed in the next "
+                "transformation: [LateChunkingNodeParser(), embed_model]"
             )
         fingerprints.setdefault(stamp.fingerprint if stamp else None, node.node_id)
     if len(fingerprints) > 1:
@@ -257,9 +256,6 @@ def _count_numbers(vector: object) -> int:
     if isinstance(vector, models.SparseVector):
         return 2 * len(vector.values)
     if isinstance(vector, Sequence):
-        return (
-            sum(_count_numbers(row) for row in vector)
-            if vector and isinstance(vector[0], Sequence)
-            else len(vector)
-        )
+        rows = [row for row in vector if isinstance(row, Sequence)]
+        return sum(map(len, rows)) or len(vector)
     return 0

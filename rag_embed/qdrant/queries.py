@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from typing import TypeVar
 
 from llama_index.core.vector_stores.types import VectorStoreQuery, VectorStoreQueryMode
-
 from pydantic import BaseModel, ValidationError
 from qdrant_client import models
 
@@ -36,22 +35,22 @@ QUERY_OPTIONS = (
 Model = TypeVar("Model", bound=BaseModel)
 
 
-def check_options(options: Mapping[str, object], *, known: tuple[str, ...], method: str) -> None:
+def check_options(options: Mapping[str, object], *, method: str, known: tuple[str, ...] = ()) -> None:
     """Refuse what a method would otherwise ignore.
 
     Args:
         options: As given; None counts as not given.
-        known: Names that it takes.
         method: Whose they are, for messages.
+        known: Names that it takes.
 
     Raises:
         InputError: An unknown name, or `shard_identifier`.
     """
     if options.get("shard_identifier") is not None:
         raise InputError(
-            f"{method} was given shard_identifier={options['shard_identifier']!r}; this store leaves shards to the "
-            "server. Give each tenant its own part of the graph by tenant_key= and filter by that key, or use a "
-            "collection for each"
+            f"{method} was given shard_identifier={options['shard_identifier']!r}; this store leaves shards "
+            "to the server. Give each tenant its own part of the graph by tenant_key= and filter by that "
+            "key, or use a collection for each"
         )
     for name, value in options.items():
         if value is None or name in known:
@@ -175,5 +174,6 @@ def _read_model(options: Mapping[str, object], name: str, kind: type[Model]) -> 
         return kind.model_validate(value)
     except ValidationError as error:
         raise InputError(
-            f"{name} is {value!r}; expected a qdrant_client.models.{kind.__name__}, or a dict of its fields ({error})"
+            f"{name} is {value!r}; expected a qdrant_client.models.{kind.__name__}, or a dict of "
+            f"its fields ({error})"
         ) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TypeVar
@@ -14,10 +15,19 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_aft
 from tenacity.wait import wait_exponential, wait_random
 
 from rag_embed.errors import StoreError, StoreUnavailableError
+from rag_embed.qdrant.deadline import DeadlineExceeded, MalformedAnswer
 
 T = TypeVar("T")
-ENGINE_ERRORS = (ApiException, QdrantException, grpc.RpcError, httpx.HTTPError, ValueError)
-"""What qdrant-client raises; ValueError is local mode's only kind."""
+ENGINE_ERRORS = (
+    ApiException,
+    QdrantException,
+    grpc.RpcError,
+    httpx.HTTPError,
+    ValueError,
+    DeadlineExceeded,
+    MalformedAnswer,
+)
+"""What qdrant-client raises (ValueError is local mode's only kind), and what we say of its answers."""
 
 _GRPC_STATUS = {
     grpc.StatusCode.INVALID_ARGUMENT: 400,
@@ -30,6 +40,7 @@ _GRPC_STATUS = {
     grpc.StatusCode.INTERNAL: 500,
     grpc.StatusCode.UNAVAILABLE: 503,
 }
+_CLOCK_DIGITS = 15
 _UNREACHABLE = 0
 """Status of a request that got no answer."""
 
@@ -93,7 +104,7 @@ def status_of(error: BaseException) -> int | None:
         return error.status_code
     if isinstance(error, ResponseHandlingException):
         return status_of(error.source)
-    if isinstance(error, httpx.TransportError):
+    if isinstance(error, httpx.TransportError | DeadlineExceeded):
         return _UNREACHABLE
     if isinstance(error, grpc.RpcError):
         code = getattr(error, "code", None)
@@ -113,11 +124,17 @@ def is_transient(error: BaseException) -> bool:
 def retry_after_s(error: BaseException) -> float | None:
     """Read how many seconds the server asks to wait."""
     if isinstance(error, ResourceExhaustedResponse):
-        return float(error.retry_after_s)
+        return _to_seconds(str(error.retry_after_s))
     if isinstance(error, UnexpectedResponse):
-        value = error.headers.get("Retry-After", "")
-        return float(value) if value.isdigit() else None
+        return _to_seconds(error.headers.get("Retry-After", ""))
     return None
+
+
+def _to_seconds(text: str) -> float | None:
+    """Read a number of seconds, None if it is none; one of more digits than any clock has is infinite."""
+    if not (text.isascii() and text.isdigit()):
+        return None
+    return float(text) if len(text) <= _CLOCK_DIGITS else math.inf
 
 
 def to_store_error(error: BaseException, where: str, attempts: int) -> StoreError:
@@ -126,7 +143,7 @@ def to_store_error(error: BaseException, where: str, attempts: int) -> StoreErro
     if status in (401, 403):
         return StoreUnavailableError(
             f"{where} refused the credentials ({status}): {_detail(error)}; expected an api_key with access "
-            "to the collection. Pass api_key= (QDRANT_API_KEY of the server)"
+            "to the collection. Pass api_key=, or set QDRANT_API_KEY where a store was unpickled"
         )
     if is_transient(error):
         asked_s = retry_after_s(error)
@@ -135,6 +152,14 @@ def to_store_error(error: BaseException, where: str, attempts: int) -> StoreErro
         return StoreUnavailableError(
             f"{where} {answer} (at most {attempts} attempts): {_detail(error)}; expected a running Qdrant. "
             "Check the url, that the server is up (`docker compose up -d`), its load and its log"
+        )
+    if isinstance(error, MalformedAnswer) or (
+        isinstance(error, ResponseHandlingException) and status is None
+    ):
+        return StoreError(
+            f"{where} answered with something that is none of Qdrant's answers: {_detail(error)}; expected "
+            "its REST interface. Check url and port, and whether a login page, a proxy or another program "
+            "answers there"
         )
     if status == 404:
         return StoreError(f"{where} does not have it (404): {_detail(error)}; check collection_name and url")

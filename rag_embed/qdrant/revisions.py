@@ -1,16 +1,16 @@
-"""Versions of a document: several may replace it at once, and one of theirs remains.
+"""Versions of a document: several writers may replace it at once, and one of theirs remains.
 
-Every chunk that `replace_document` writes carries its version: a number above all that the document had, and how
-many chunks the version has. From that, each writer sees by itself how the others stand:
+Every chunk that `replace_document` writes carries its version: a number above all that the document had, and
+how many chunks the version has. From that, each writer sees by itself how the others stand:
 
 1. Read which versions the chunks of the document have, and choose a number above them.
 2. Write, but never over a chunk of a newer version.
-3. Read again. The newest version that is there with all its chunks has won: the writer's own, or that of somebody
-   who was faster. A chunk that is missing, because somebody deleted the document meanwhile, is written again.
+3. Read again. The newest version that is there with all its chunks has won: the writer's own, or that of
+   somebody who was faster. A chunk that somebody deleted meanwhile is written again.
 4. Delete what is older than the winner, and of the chunks without a version those that were there in step 1.
 
-So a complete version is there at any moment, what nobody read is never deleted, and the last complete version is
-what remains. Who dies in between leaves chunks beside the complete version; the next replacement clears them away.
+So a complete version is there at any moment, what nobody read is never deleted, and one complete version is
+what remains. Who dies in between leaves chunks beside it; the next replacement clears them away.
 """
 
 from __future__ import annotations

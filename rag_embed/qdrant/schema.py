@@ -97,8 +97,8 @@ class CollectionSettings(BaseModel):
         """
         if self.dim not in (None, dim):
             raise DimensionMismatchError(
-                f"the settings of the collection say dim={self.dim}; the first vectors have {dim}. Leave out dim, "
-                "or embed with the model that it was meant for"
+                f"the settings of the collection say dim={self.dim}; the first vectors have {dim}. Leave out "
+                "dim, or embed with the model that it was meant for"
             )
         plain = models.VectorParams(
             size=dim,

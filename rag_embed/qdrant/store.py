@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
-import numpy as np
-from jaxtyping import Float
-from llama_index.core.bridge.pydantic import ConfigDict, Field, PrivateAttr, ValidationInfo, field_validator
+from llama_index.core.bridge.pydantic import (
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    ValidationInfo,
+    field_serializer,
+    field_validator,
+)
 from llama_index.core.schema import BaseNode
 from llama_index.core.vector_stores.types import (
     BasePydanticVectorStore,
     MetadataFilters,
-    VectorStoreQuery,
-    VectorStoreQueryResult,
 )
 from qdrant_client import AsyncQdrantClient, QdrantClient, models
 
@@ -23,16 +26,19 @@ from rag_embed.qdrant.collection import Collection
 from rag_embed.qdrant.connect import BlockingEngine, Connection
 from rag_embed.qdrant.legs import DEFAULT_TOKEN_STORAGE, Legs, TokenStorage
 from rag_embed.qdrant.lexical import LexicalForm
-from rag_embed.qdrant.lifecycle import Flow, StoreLifecycle
+from rag_embed.qdrant.names import translate_fields
 from rag_embed.qdrant.plan import CollectionPlan
+from rag_embed.qdrant.queries import check_options
+from rag_embed.qdrant.reading import StoreReading
 from rag_embed.qdrant.retry import RetryPolicy
 from rag_embed.qdrant.schema import CollectionSettings
+from rag_embed.qdrant.secrecy import without_secrets
 from rag_embed.qdrant.storage import VectorStorage
 
 DEFAULT_VECTOR_NAME = "dense"
 
 
-class QdrantChunkStore(StoreLifecycle, BasePydanticVectorStore):
+class QdrantChunkStore(StoreReading, BasePydanticVectorStore):
     """Chunks and their vectors in a Qdrant collection.
 
     The collection is made by the first write, and remembers its dimension and how its vectors were made.
@@ -46,10 +52,12 @@ class QdrantChunkStore(StoreLifecycle, BasePydanticVectorStore):
         client: A QdrantClient, used instead of the three above and left open.
         aclient: An AsyncQdrantClient beside or instead of it. Without one, async methods use `client` on a
             thread; with `url`, they use an async client of their own.
-        api_key: Key of the server. Not part of `to_dict`.
+        api_key: Key of the server. Not part of `to_dict` and pickles: an unpickled store takes that of the
+            environment variable QDRANT_API_KEY.
         prefer_grpc: Whether to talk gRPC to the server.
-        timeout_s: Longest wait for one answer of the server.
-        client_options: More arguments of QdrantClient, such as grpc_port, https or headers.
+        timeout_s: Longest time from a request to the end of its answer, for each of the attempts of `retry`.
+        client_options: More arguments of QdrantClient, such as grpc_port, https or headers. Only numbers and
+            switches among them are shown, serialised and pickled.
         retry: How patiently a failing server is asked again.
         lexical: Keep the words of each chunk too, for hybrid and lexical search: True for English, a language
             such as "german", or a `LexicalForm`. None is none for a new collection, and what is there for an
@@ -65,9 +73,12 @@ class QdrantChunkStore(StoreLifecycle, BasePydanticVectorStore):
         fingerprint: What the collection must hold. Checked now if it exists, else at the first write.
         return_vectors: Whether queries return nodes with their stored embedding.
         text_key: Payload key of the text, for points that no LlamaIndex store wrote.
+        fields: All of these but the first four. Names of LlamaIndex's QdrantVectorStore are taken where they
+            mean the same; what would have no effect is refused.
 
     Raises:
-        InputError: Not exactly one place for the collection, or settings that contradict `storage`.
+        InputError: Not exactly one place for the collection, a url with credentials, an unknown argument, or
+            settings that contradict `storage`.
         StoreError: The collection keeps its vectors in another way than `storage` says.
         StoreLockedError: Another process has the folder open.
         StoreUnavailableError: The server does not answer (asked now only if `fingerprint` is given).
@@ -75,7 +86,7 @@ class QdrantChunkStore(StoreLifecycle, BasePydanticVectorStore):
         MissingExtraError: `path` without the extra `local`.
     """
 
-    model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid")
+    model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid", hide_input_in_errors=True)
     stores_text: bool = True
     flat_metadata: ClassVar[bool] = False
 
@@ -86,7 +97,7 @@ class QdrantChunkStore(StoreLifecycle, BasePydanticVectorStore):
     api_key: str | None = Field(default=None, exclude=True, repr=False)
     prefer_grpc: bool = False
     timeout_s: int = 60
-    client_options: dict[str, Any] = Field(default_factory=dict)
+    client_options: dict[str, Any] = Field(default_factory=dict, repr=False)
     retry: RetryPolicy = Field(default_factory=RetryPolicy)
     vector_name: str = DEFAULT_VECTOR_NAME
     storage: VectorStorage | None = None
@@ -121,9 +132,9 @@ class QdrantChunkStore(StoreLifecycle, BasePydanticVectorStore):
         aclient: AsyncQdrantClient | None = None,
         **fields: Any,
     ) -> None:
-        super().__init__(
-            collection_name=collection_name, path=os.fspath(path) if path is not None else None, **fields
-        )
+        given = translate_fields(fields, type(self).model_fields.keys())
+        folder = os.fspath(path) if path is not None else None
+        super().__init__(collection_name=collection_name, path=folder, **given)
         options = {
             "api_key": self.api_key,
             "prefer_grpc": self.prefer_grpc,
@@ -158,6 +169,10 @@ class QdrantChunkStore(StoreLifecycle, BasePydanticVectorStore):
                 self.close()
                 raise
 
+    @field_serializer("client_options")
+    def _hide_secrets(self, options: dict[str, Any]) -> dict[str, Any]:
+        return without_secrets(options)
+
     @classmethod
     def class_name(cls) -> str:
         """Name the class in serialised form."""
@@ -178,7 +193,7 @@ class QdrantChunkStore(StoreLifecycle, BasePydanticVectorStore):
 
         Args:
             nodes: With embeddings, all made in one way.
-            kwargs: Ignored; LlamaIndex passes some.
+            kwargs: None are known; LlamaIndex passes on what `insert` and `insert_nodes` are given.
 
         Returns:
             The nodes' ids.
@@ -191,17 +206,20 @@ class QdrantChunkStore(StoreLifecycle, BasePydanticVectorStore):
             InputError: Metadata that JSON cannot hold.
             StoreUnavailableError: The server does not answer. What was sent before is stored; add again.
         """
+        check_options(kwargs, method="add")
         return self._write(lambda engine: self._collection.add(engine, nodes))
 
     async def async_add(self, nodes: Sequence[BaseNode], **kwargs: Any) -> list[str]:
         """Do what `add` does, awaiting."""
+        check_options(kwargs, method="async_add")
         return await self._awrite(lambda engine: self._collection.add(engine, nodes))
 
     def replace_document(self, ref_doc_id: str, nodes: Sequence[BaseNode]) -> list[str]:
         """Put new chunks in the place of all that a document has.
 
         The new ones are stored first and the rest deleted then, so that a search finds the document at any
-        moment; in between it may find old and new chunks. After a crash, calling it again completes it.
+        moment; in between it may find old and new chunks. Of several calls at once, in whatever process, one
+        remains whole and nothing of the others. After a crash, calling it again completes it.
 
         Args:
             ref_doc_id: The document.
@@ -225,10 +243,12 @@ class QdrantChunkStore(StoreLifecycle, BasePydanticVectorStore):
         Raises:
             InputError: A blank id.
         """
+        check_options(delete_kwargs, method="delete")
         self._write(lambda engine: self._collection.delete_document(engine, ref_doc_id))
 
     async def adelete(self, ref_doc_id: str, **delete_kwargs: Any) -> None:
         """Do what `delete` does, awaiting."""
+        check_options(delete_kwargs, method="adelete")
         await self._awrite(lambda engine: self._collection.delete_document(engine, ref_doc_id))
 
     def delete_nodes(
@@ -243,6 +263,7 @@ class QdrantChunkStore(StoreLifecycle, BasePydanticVectorStore):
             InputError: Neither ids nor filters. To delete everything there is `clear`.
             UnsupportedQueryError: A filter that Qdrant cannot evaluate.
         """
+        check_options(delete_kwargs, method="delete_nodes")
         self._write(lambda engine: self._collection.delete_nodes(engine, node_ids, filters))
 
     async def adelete_nodes(
@@ -252,6 +273,7 @@ class QdrantChunkStore(StoreLifecycle, BasePydanticVectorStore):
         **delete_kwargs: Any,
     ) -> None:
         """Do what `delete_nodes` does, awaiting."""
+        check_options(delete_kwargs, method="adelete_nodes")
         await self._awrite(lambda engine: self._collection.delete_nodes(engine, node_ids, filters))
 
     def clear(self) -> None:
@@ -261,80 +283,3 @@ class QdrantChunkStore(StoreLifecycle, BasePydanticVectorStore):
     async def aclear(self) -> None:
         """Do what `clear` does, awaiting."""
         await self._awrite(self._collection.clear)
-
-    def query(self, query: VectorStoreQuery, **kwargs: Any) -> VectorStoreQueryResult:
-        """Find the chunks nearest to a vector.
-
-        Args:
-            query: Mode DEFAULT or MMR; node_ids, doc_ids and filters must all be met.
-            kwargs: mmr_threshold (1 relevant, 0 varied), mmr_prefetch_k or mmr_prefetch_factor (candidates).
-
-        Returns:
-            Nodes, best first, with similarities (of Euclid and Manhattan the negative distance) and node ids.
-
-        Raises:
-            UnsupportedQueryError: Another mode, or a filter that Qdrant cannot evaluate.
-            DimensionMismatchError: A vector of another length than the collection's.
-            NonFiniteError: A vector with NaN or infinity.
-            StoreError: The collection does not exist.
-        """
-        return self._run(self._search(query, kwargs))
-
-    async def aquery(self, query: VectorStoreQuery, **kwargs: Any) -> VectorStoreQueryResult:
-        """Do what `query` does, awaiting."""
-        return await self._arun(self._search(query, kwargs))
-
-    def get_nodes(
-        self, node_ids: list[str] | None = None, filters: MetadataFilters | None = None
-    ) -> list[BaseNode]:
-        """Fetch all nodes that have one of the ids and pass the filters, with their embeddings.
-
-        In the order of the ids, else of the point ids. Under Cosine embeddings come back with length 1.
-        """
-        return self._run(lambda engine: self._collection.get_nodes(engine, node_ids, filters))
-
-    async def aget_nodes(
-        self, node_ids: list[str] | None = None, filters: MetadataFilters | None = None
-    ) -> list[BaseNode]:
-        """Do what `get_nodes` does, awaiting."""
-        return await self._arun(lambda engine: self._collection.get_nodes(engine, node_ids, filters))
-
-    def get_vectors(self, node_ids: Sequence[str]) -> dict[str, list[float]]:
-        """Fetch stored vectors, in one request per thousand.
-
-        Returns:
-            By node id, in the given order. Under Cosine of length 1.
-
-        Raises:
-            MissingVectorError: Names the nodes that have none.
-        """
-        return self._run(lambda engine: self._collection.get_vectors(engine, node_ids))
-
-    async def aget_vectors(self, node_ids: Sequence[str]) -> dict[str, list[float]]:
-        """Do what `get_vectors` does, awaiting."""
-        return await self._arun(lambda engine: self._collection.get_vectors(engine, node_ids))
-
-    def score_tokens(
-        self, node_ids: Sequence[str], query_vectors: Float[np.ndarray, "query_tokens dim"]
-    ) -> dict[str, float]:
-        """Compare a query's token vectors with those of stored chunks, where they are stored.
-
-        Args:
-            node_ids: Of the chunks.
-            query_vectors: Unit vectors, as `ContextualEmbedding.embed_query_tokens` makes them.
-
-        Returns:
-            MaxSim (a mean of cosines) by node id, of those of the chunks that have token vectors.
-        """
-        return self._run(lambda engine: self._collection.score_tokens(engine, node_ids, query_vectors))
-
-    async def ascore_tokens(
-        self, node_ids: Sequence[str], query_vectors: Float[np.ndarray, "query_tokens dim"]
-    ) -> dict[str, float]:
-        """Do what `score_tokens` does, awaiting."""
-        return await self._arun(lambda engine: self._collection.score_tokens(engine, node_ids, query_vectors))
-
-    def _search(self, query: VectorStoreQuery, options: Mapping[str, object]) -> Flow[VectorStoreQueryResult]:
-        return lambda engine: self._collection.query(
-            engine, query, with_vectors=self.return_vectors, options=options
-        )

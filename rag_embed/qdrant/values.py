@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from rag_embed.errors import InputError
 
 MAX_LEVELS = 64
-"""Engines read JSON of about 120 levels, around the metadata included; a point with more makes a store unreadable."""
+"""Engines read JSON of about 120 levels, those around metadata included; more make a store unreadable."""
 
 
 def check_metadata(metadata: Mapping[str, object], what: str) -> None:
@@ -46,13 +46,13 @@ def is_unicode(text: str) -> bool:
 def _check(value: object, where: str, level: int) -> None:
     if level > MAX_LEVELS:
         raise InputError(
-            f"{where} is nested more than {MAX_LEVELS} levels deep; a store that held it could not be read any "
-            "more. Flatten it, or keep it as text"
+            f"{where} is nested more than {MAX_LEVELS} levels deep; a store that held it could not be read. "
+            "Flatten it, or keep it as text"
         )
     if isinstance(value, float) and not math.isfinite(value):
         raise InputError(
-            f"{where} holds {value}, which JSON cannot; it would come back as None. Leave it out, or write None "
-            "or text instead"
+            f"{where} holds {value}, which JSON cannot; it would come back as None. Leave it out, or write "
+            "None or text instead"
         )
     if isinstance(value, Mapping):
         for item in value.values():

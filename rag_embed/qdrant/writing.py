@@ -1,4 +1,4 @@
-"""How points are written: in requests of bounded size, with what others keep in them, one version after another."""
+"""How points are written: in requests of bounded size, with the vectors of others, version after version."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ async def _delete_those(
 async def _with_others(
     engine: Engine, schema: CollectionSchema, points: Sequence[StoredPoint]
 ) -> list[StoredPoint]:
-    """Add to points the vectors of others that are stored with them: an upsert without them would drop them."""
+    """Add to points the vectors of others that are stored with them; an upsert alone would drop them."""
     stored = await engine.retrieve([point.id for point in points], schema.vector_name, schema.others)
     others = {point.id: point.others for point in stored}
     return [replace(point, others={**others.get(point.id, {}), **point.others}) for point in points]

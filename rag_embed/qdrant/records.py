@@ -1,0 +1,60 @@
+"""Points in the types of the engines, and back: which vectors are called what."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol, cast
+
+from rag_embed.qdrant.port import Payload, PointId, StoredPoint, VectorPrefix, Vectors
+
+
+def select_vectors(vector_name: str, others: Sequence[str] = ()) -> bool | list[str]:
+    """Say which vectors to return: the named ones, or all where one of them has no name."""
+    return [vector_name, *others] if vector_name else True
+
+
+def name_vectors(
+    point: StoredPoint, vector_name: str, prefix: VectorPrefix | None
+) -> list[float] | dict[str, object]:
+    """Give a point's vectors their names; the unnamed one stays without if it is the only one."""
+    vector = point.vector or []
+    if not vector_name and not point.others:
+        return vector
+    prefixes = {prefix.name: vector[: prefix.dim]} if prefix else {}
+    return {vector_name: vector, **prefixes, **point.others}
+
+
+def to_point_id(id_: object) -> PointId:
+    """Bring an engine's id to the port's form: an integer, or the text of a UUID."""
+    return id_ if isinstance(id_, int) else str(id_)
+
+
+class FoundRecord(Protocol):
+    """What the engines' own types of stored and found points have in common."""
+
+    @property
+    def id(self) -> object:
+        """An integer, or a UUID as such or as text."""
+
+    @property
+    def payload(self) -> object:
+        """A mapping, or None."""
+
+    @property
+    def vector(self) -> object:
+        """A vector, vectors by name, or None."""
+
+
+def to_stored_point(
+    record: FoundRecord, vector_name: str, score: float | None = None, others: Sequence[str] = ()
+) -> StoredPoint:
+    """Bring an engine's point to the port's form."""
+    found = record.vector
+    vectors: Vectors = found if isinstance(found, dict) else {vector_name: found}
+    return StoredPoint(
+        id=to_point_id(record.id),
+        payload=cast(Payload, record.payload or {}),
+        vector=cast("list[float] | None", vectors.get(vector_name) or None),
+        score=score,
+        others={name: vectors[name] for name in others if name in vectors},
+    )
