@@ -62,7 +62,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     for name in find_sets(options.sets or (QUICK_SETS if options.quick else SETS)):
         evalset = load_set(name, documents=2 if options.quick else SETS[name])
         arms = make_arms(has_titles=evalset.has_titles)
-        results[name] = summarise(evaluate(evalset, arms, model=model, cache=cache), (ISOLATED, DENSE, HYBRID))
+        results[name] = summarise(
+            evaluate(evalset, arms, model=model, cache=cache), (ISOLATED, DENSE, HYBRID)
+        )
         print(f"{name}: {len(arms)} arms, {len(evalset.queries)} queries", flush=True)
     if not results:
         print("hybrid: nothing measured, no set was found")

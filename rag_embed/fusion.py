@@ -33,14 +33,16 @@ def fuse(
     *,
     weight: float,
     method: Fusion = "scores",
+    found: int = LEG_CANDIDATES,
 ) -> Float[np.ndarray, " candidates"]:
     """Mix two scores of the same candidates.
 
     Args:
         first: Finite.
-        second: Finite, on any scale.
+        second: Finite, on any scale; 0 where it has nothing to say.
         weight: Share of the second, from 0 to 1.
         method: How scores of two scales are made comparable.
+        found: How many candidates each leg has found by itself; ranks and distributions know of no others.
 
     Returns:
         Higher is better. With "scores" they read like the first's; with the others only their order counts.
@@ -48,7 +50,8 @@ def fuse(
     if method == "scores":
         return (1 - weight) * first + weight * rescale(second, like=first)
     make_comparable = reciprocal_ranks if method == "rrf" else distribution_scores
-    return (1 - weight) * make_comparable(first) + weight * make_comparable(second)
+    own = np.where(second != 0, second, -np.inf)
+    return (1 - weight) * make_comparable(first, found) + weight * make_comparable(own, found)
 
 
 def rescale(
@@ -66,19 +69,29 @@ def rescale(
     return np.asarray(centred / spread * (like.std() or 1.0) + like.mean())
 
 
-def reciprocal_ranks(scores: Float[np.ndarray, " candidates"]) -> Float[np.ndarray, " candidates"]:
-    """1 / (60 + rank); equal scores share the best of their ranks."""
-    ordered = -np.sort(-scores)
-    ranks = np.searchsorted(-ordered, -scores, side="left") + 1
-    return np.asarray(1.0 / (RRF_CONSTANT + ranks))
+def reciprocal_ranks(
+    scores: Float[np.ndarray, " candidates"], found: int
+) -> Float[np.ndarray, " candidates"]:
+    """1 / (60 + rank) for the first so many, 0 for the others; equal scores share the best of their ranks."""
+    ranks = np.searchsorted(np.sort(-scores), -scores, side="left") + 1
+    return np.where((ranks <= found) & np.isfinite(scores), 1.0 / (RRF_CONSTANT + ranks), 0.0)
 
 
-def distribution_scores(scores: Float[np.ndarray, " candidates"]) -> Float[np.ndarray, " candidates"]:
-    """Qdrant's DBSF: 0 at three standard deviations below the mean, 1 at three above, unclipped."""
-    spread = scores.std(ddof=1) if len(scores) > 1 else 0.0
-    if spread == 0:
-        return np.full_like(scores, 0.5)
-    return np.asarray((scores - (scores.mean() - 3 * spread)) / (6 * spread))
+def distribution_scores(
+    scores: Float[np.ndarray, " candidates"], found: int
+) -> Float[np.ndarray, " candidates"]:
+    """Qdrant's DBSF, which looks at the first so many alone.
+
+    0 is three standard deviations below their mean, 1 is three above; candidates that are not among them are
+    0, which is what loses: a candidate that one leg alone has found is judged by half of what is known.
+    """
+    own = best_first(scores)[:found]
+    own = [index for index in own if np.isfinite(scores[index])]
+    result = np.zeros(len(scores))
+    if own:
+        mean, spread = scores[own].mean(), scores[own].std(ddof=1) if len(own) > 1 else 0.0
+        result[own] = np.clip((scores[own] - (mean - 3 * spread)) / (6 * spread), 0, 1) if spread else 0.5
+    return result
 
 
 def best_first(scores: Sequence[float] | Float[np.ndarray, " candidates"]) -> list[int]:

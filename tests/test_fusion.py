@@ -56,17 +56,19 @@ def test_weights_at_their_ends_are_one_leg_alone(method: str) -> None:
 
 
 def test_reciprocal_ranks_count_from_one_and_share_ties() -> None:
-    assert reciprocal_ranks(np.array([5.0, 9.0, 5.0, 1.0])).tolist() == pytest.approx(
-        [1 / 62, 1 / 61, 1 / 62, 1 / 64]
+    assert reciprocal_ranks(np.array([5.0, 9.0, 5.0, 1.0, -np.inf]), 3).tolist() == pytest.approx(
+        [1 / 62, 1 / 61, 1 / 62, 0.0, 0.0]
     )
 
 
 def test_distribution_scores_are_those_of_qdrants_formula() -> None:
-    scores = [3.0, 5.0, 10.0]
-    mean, spread = statistics.fmean(scores), statistics.stdev(scores)
-    expected = [(x - (mean - 3 * spread)) / (6 * spread) for x in scores]
-    assert distribution_scores(np.array(scores)).tolist() == pytest.approx(expected)
-    assert distribution_scores(np.array([2.0, 2.0])).tolist() == [0.5, 0.5]
+    scores = [3.0, 1.0, 5.0, 10.0, -2.0]
+    first = [3.0, 5.0, 10.0]
+    mean, spread = statistics.fmean(first), statistics.stdev(first)
+    expected = {x: (x - (mean - 3 * spread)) / (6 * spread) for x in first}
+    found = distribution_scores(np.array(scores), 3).tolist()
+    assert found == pytest.approx([expected.get(score, 0.0) for score in scores])
+    assert distribution_scores(np.array([2.0, 2.0]), 2).tolist() == [0.5, 0.5]
 
 
 def test_rescaled_scores_have_the_others_mean_and_spread() -> None:

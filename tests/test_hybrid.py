@@ -231,7 +231,9 @@ def test_filters_hold_for_both_legs(engine: str) -> None:
         store.add(nodes)
         some: MetadataFilters = where("group", 1)
         for mode in ("hybrid", "sparse"):
-            found = store.query(ask(nodes[0].embedding, "harbour zoo", mode, filters=some, similarity_top_k=40))
+            found = store.query(
+                ask(nodes[0].embedding, "harbour zoo", mode, filters=some, similarity_top_k=40)
+            )
             assert found.ids
             assert {node.metadata["group"] for node in found.nodes} == {1}
 

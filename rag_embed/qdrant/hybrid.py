@@ -67,7 +67,8 @@ class HybridSearch:
             scores[TOKENS_NAME] /= len(cast("list[object]", self.legs[-1].vector))
         for name, weight in ((LEXICAL_NAME, self.lexical_weight), (TOKENS_NAME, self.token_weight)):
             if name in scores:
-                final = fuse(final, scores[name], weight=weight, method=self.fusion)
+                method = self.fusion if name == LEXICAL_NAME else "scores"
+                final = fuse(final, scores[name], weight=weight, method=method, found=self.legs[0].limit)
         keys = {leg.vector_name: _SCORE_KEYS.get(leg.vector_name, DENSE_SCORE) for leg in self.legs}
         return [
             replace(

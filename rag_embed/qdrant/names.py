@@ -109,7 +109,9 @@ def _read_bm25(config: Any) -> LexicalForm:
     words = {"avg_len": "average_terms", "ascii_folding": "folds_accents"}
     known = {words.get(name, name): value for name, value in given.items()}
     if lost := sorted(known.keys() - LexicalForm.model_fields.keys()):
-        raise InputError(f"bm25_config has {', '.join(lost)}; expected what rag_embed.qdrant.LexicalForm knows")
+        raise InputError(
+            f"bm25_config has {', '.join(lost)}; expected what rag_embed.qdrant.LexicalForm knows"
+        )
     return LexicalForm.model_validate(known)
 
 
