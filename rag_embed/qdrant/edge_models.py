@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import uuid
 from datetime import date, datetime, timezone
+from typing import TypeAlias
 
 import qdrant_edge as edge
 from qdrant_client import models
 
 from rag_embed.errors import StoreError, UnsupportedQueryError
 from rag_embed.qdrant.port import PointId, Search, StoredPoint, VectorPrefix, name_vectors, select_vector
+
+EdgeId: TypeAlias = int | uuid.UUID | str
 
 _DISTANCES = {
     models.Distance.COSINE: edge.Distance.Cosine,
@@ -45,6 +48,10 @@ _RATIOS = {
     models.CompressionRatio.X32: edge.CompressionRatio.X32,
     models.CompressionRatio.X64: edge.CompressionRatio.X64,
 }
+
+
+EXACT_NUMBERS = 2**53
+"""From here on several integers are one double."""
 
 
 def to_edge_config(request: models.CreateCollection) -> edge.EdgeConfig:
@@ -84,7 +91,7 @@ def to_edge_filter(condition: models.Filter) -> edge.Filter:
     )
 
 
-def to_edge_id(id_: PointId) -> int | uuid.UUID:
+def to_edge_id(id_: PointId) -> EdgeId:
     """Translate the id of a point."""
     return id_ if isinstance(id_, int) else uuid.UUID(id_)
 
@@ -200,6 +207,7 @@ def _condition(item: models.Condition) -> edge.ConditionType:
             return edge.FieldCondition(item.key, match=_match(item.match))
         if isinstance(item.range, models.Range):
             bounds = item.range
+            _check_exact(item.key, bounds)
             return edge.FieldCondition(
                 item.key, range=edge.RangeFloat(gte=bounds.gte, gt=bounds.gt, lte=bounds.lte, lt=bounds.lt)
             )
@@ -214,6 +222,16 @@ def _condition(item: models.Condition) -> edge.ConditionType:
     raise UnsupportedQueryError(
         f"the embedded engine is not given the condition {item!r}; expected a match, a range, ids or is-empty"
     )
+
+
+def _check_exact(key: str, bounds: models.Range) -> None:
+    """Refuse bounds next to which the engine, comparing doubles, takes different integers for one."""
+    given = (bounds.gte, bounds.gt, bounds.lte, bounds.lt)
+    if any(bound is not None and abs(bound) >= EXACT_NUMBERS for bound in given):
+        raise UnsupportedQueryError(
+            f"the embedded engine compares {key!r} as doubles, which cannot tell integers from 2**53 on "
+            "apart; expected bounds below that. Store such numbers as text, or use a server"
+        )
 
 
 def _match(match: models.Match) -> edge.MatchType:
