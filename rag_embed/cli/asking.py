@@ -114,7 +114,7 @@ def info(
         output.table(facts)
     if report is not None and not report.is_sound:
         output.error(
-            f"{len(report.faults)} fault(s); {len(report.documents)} document(s) are named to be indexed again. "
+            f"{len(report.faults)} fault(s); {len(report.documents)} document(s) to index again. "
             "`rag-embed index --rebuild` makes everything anew"
         )
         raise typer.Exit(opt.ExitCode.FAILED)

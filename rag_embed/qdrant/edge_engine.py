@@ -45,6 +45,8 @@ except ImportError as error:
         "pip install 'rag-embed[local]', or pass url= or client="
     ) from error
 
+_INSTEAD = ". Restore the folder from a copy, or move it away and index again"
+
 FLUSH_EVERY_S = 5.0
 """The period of a Qdrant server."""
 
@@ -69,7 +71,7 @@ class EdgeEngine:
         self._release = weakref.finalize(self, self._folder.release)
         self._ledger = PointLedger(folder)
         try:
-            with engine_errors(self.where):
+            with engine_errors(self.where, lambda found: found + _INSTEAD):
                 self._file = self._folder.read(self._ledger.record)
                 if self._file is not None:
                     self._shard = load_shard(self._folder, self._ledger, self._file)
@@ -232,7 +234,7 @@ class EdgeEngine:
             if not self._release.alive:
                 raise StoreError(f"{self.where} is closed; open another store")
             shard = cast("WatchedShard", self._shard or _NoCollection(self.where))
-            with engine_errors(self.where, lambda: name_unreadable(shard.engine)):
+            with engine_errors(self.where, lambda found: name_unreadable(shard.engine, found)):
                 yield shard
 
 

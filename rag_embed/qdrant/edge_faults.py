@@ -15,12 +15,12 @@ from rag_embed.qdrant.port import PAGE
 
 
 @contextmanager
-def engine_errors(where: str, advise: Callable[[], str] = str) -> Iterator[None]:
+def engine_errors(where: str, advise: Callable[[str], str] = str) -> Iterator[None]:
     """Turn what the engine, the ledger and the disk raise into a StoreError.
 
     Args:
         where: How messages name the engine.
-        advise: Called after a failure that concerns a payload; returns what to add to the message.
+        advise: Is told what was found; returns the message, with what to do.
     """
     try:
         yield
@@ -28,14 +28,12 @@ def engine_errors(where: str, advise: Callable[[], str] = str) -> Iterator[None]
         raise StoreError(f"{where}: {error}. Check the folder with `rag-embed info --check`") from error
     except BaseException as error:
         if is_panic(error):
-            found = f"the engine failed inside ({error})"
+            found = f"the engine failed inside ({error}). Check the folder with `rag-embed info --check`"
         elif type(error) is Exception:  # the engine raises nothing more specific
             found = str(error)
         else:
             raise
-        advice = _try_to(advise) if "payload" in found.lower() else ""
-        advice = advice or (". Check the folder with `rag-embed info --check`" if is_panic(error) else "")
-        raise StoreError(f"{where}: {found}{advice}") from error
+        raise StoreError(f"{where}: {advise(found)}") from error
 
 
 def is_panic(error: BaseException) -> bool:
@@ -74,16 +72,18 @@ def find_ids(shard: edge.EdgeShard, condition: edge.Filter | None = None) -> Ite
         offset = following
 
 
-def name_unreadable(shard: edge.EdgeShard) -> str:
-    """Name the points whose payload cannot be read, and how to be rid of them; empty if all can."""
+def name_unreadable(shard: edge.EdgeShard, found: str) -> str:
+    """Add to a failure the points whose payload cannot be read, and how to be rid of them."""
+    if "payload" not in found.lower():
+        return found
     unreadable = [id_ for page in find_ids(shard) for id_ in read_points(shard, page)[1]]
     if not unreadable:
-        return ""
+        return found
     named = ", ".join(f"{str(id_)!r} (of document {_document(shard, id_)!r})" for id_ in unreadable[:3])
+    more = ", ..." if unreadable[3:] else ""
     return (
-        f". {len(unreadable)} point(s) cannot be read back: {named}{', ...' if unreadable[3:] else ''}; "
-        f"delete_nodes({[str(id_) for id_ in unreadable[:3]]}) deletes what is named here, and all others "
-        "can be read"
+        f"{len(unreadable)} point(s) cannot be read back: {named}{more} ({found[:200]}); expected none. "
+        f"delete_nodes({[str(id_) for id_ in unreadable[:3]]}) deletes what is named here"
     )
 
 
@@ -92,12 +92,3 @@ def _document(shard: edge.EdgeShard, id_: EdgeId) -> str:
     only = edge.Filter(must=[edge.HasIdCondition({id_})])
     hits = shard.facet(edge.FacetRequest(DOCUMENT_KEY, limit=1, exact=True, filter=only)).hits
     return str(hits[0].value) if hits else "unknown"
-
-
-def _try_to(advise: Callable[[], str]) -> str:
-    try:
-        return advise()
-    except BaseException as error:
-        if not (is_panic(error) or isinstance(error, Exception)):
-            raise
-        return ""

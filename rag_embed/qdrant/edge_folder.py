@@ -79,9 +79,9 @@ class EdgeFolder:
             if error.errno in _IS_FULL:
                 raise _full(folder, RESERVED_BYTES) from error
             raise StoreError(
-                f"{folder} cannot be written ({error.strerror}); expected a folder that can, because the "
-                "embedded engine writes a lock and a log there even to search. Change its permissions, or copy "
-                "it to where you may write, and open the copy"
+                f"{folder} cannot be written ({error.strerror}); expected a folder that can: the "
+                "embedded engine writes a lock and a log there even to search. Change its permissions, or "
+                "copy it to where you may write, and open the copy"
             ) from error
 
     def release(self) -> None:
@@ -128,8 +128,8 @@ class EdgeFolder:
         except ValidationError as error:
             raise StoreError(
                 f"{self._file} is not a collection of this rag-embed ({error.error_count()} errors); "
-                "expected what it wrote. Delete that file alone to have it restored from the ledger beside it, "
-                "or restore it from a copy, or delete the folder and index again"
+                "expected what it wrote. Delete that file alone to have it restored from the ledger beside "
+                "it, restore it from a copy, or delete the folder and index again"
             ) from error
         self._unfinished.unlink(missing_ok=True)
         return content
