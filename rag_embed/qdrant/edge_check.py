@@ -70,7 +70,7 @@ class EdgeCheck:
         self._check_graphs()
         self._check_document_indexes()
         if not self._faults:
-            self._make_indexes_anew()
+            make_indexes_anew(self._shard)
         return IntegrityReport(len(self._entries), tuple(sorted(self._documents)), tuple(self._faults))
 
     def _read_all(self) -> None:
@@ -157,10 +157,12 @@ class EdgeCheck:
                 self._faults.append(f"the index of {key!r} is wrong for {len(wrong)} value(s)")
                 self._documents |= wrong if key == DOCUMENT_KEY else set()
 
-    def _make_indexes_anew(self) -> None:
-        for key, index in self._shard.info().payload_schema.items():
-            self._shard.update(edge.UpdateOperation.delete_field_index(key))
-            self._shard.update(edge.UpdateOperation.create_field_index(key, index.params or index.data_type))
+
+def make_indexes_anew(shard: edge.EdgeShard) -> None:
+    """Delete every payload index and make it again from the payloads."""
+    for key, index in shard.info().payload_schema.items():
+        shard.update(edge.UpdateOperation.delete_field_index(key))
+        shard.update(edge.UpdateOperation.create_field_index(key, index.params or index.data_type))
 
 
 def digest_graphs(shard: Path) -> dict[str, bytes]:

@@ -136,9 +136,9 @@ class EdgeEngine:
     async def drop(self) -> None:
         """Delete the collection, if it exists."""
         with self._held():
-            if self._shard is not None:
-                self._shard.discard()
-            self._shard = self._file = None
+            shard, self._shard, self._file = self._shard, None, None
+            if shard is not None:
+                shard.discard()
 
     async def upsert(
         self, points: Sequence[StoredPoint], vector_name: str, prefix: VectorPrefix | None

@@ -11,13 +11,19 @@ from contextlib import contextmanager
 import qdrant_edge as edge
 
 from rag_embed.errors import StoreError
-from rag_embed.qdrant.edge_check import EdgeCheck, digest_graphs
+from rag_embed.qdrant.edge_check import EdgeCheck, digest_graphs, make_indexes_anew
 from rag_embed.qdrant.edge_faults import find_ids, read_points
 from rag_embed.qdrant.edge_folder import CollectionFile, EdgeFolder
 from rag_embed.qdrant.edge_ledger import PointLedger
 from rag_embed.qdrant.edge_models import EdgeId
 from rag_embed.qdrant.edge_optimizing import optimize_folder
 from rag_embed.qdrant.integrity import IntegrityReport
+
+OPENING_BYTES = 32_000_000
+"""Beside the reserve: where reading a hole fills it (tmpfs), opening takes as much as a page of vectors."""
+
+WRITING_BYTES = 48_000_000
+"""Beside the reserve and the points themselves, so that after the last write there is room to open again."""
 
 _FIRST_WITH_LEDGER = 2
 _INDEX_BYTES_PER_POINT = 200
@@ -59,7 +65,7 @@ class WatchedShard:
 
     def upsert(self, points: list[edge.Point]) -> None:
         """Insert or overwrite points."""
-        self._folder.check_room(sum(_needed_bytes(point) for point in points))
+        self._folder.check_room(WRITING_BYTES + sum(_needed_bytes(point) for point in points))
         with self._settled([point.id for point in points]):
             self.engine.update(edge.UpdateOperation.upsert_points(points))
 
@@ -68,10 +74,13 @@ class WatchedShard:
         for ids in list(find_ids(self.engine, condition)):
             self._folder.check_room()
             with self._settled(ids):
-                for id_ in read_points(self.engine, ids)[1]:
-                    # The engine reads what it deletes, and once it failed at that it writes nothing more.
-                    self.engine.update(edge.UpdateOperation.overwrite_payload([id_], {}))
+                # The engine reads what it deletes, and once it failed at that it writes nothing more.
+                unreadable = read_points(self.engine, ids)[1]
+                if unreadable:
+                    self.engine.update(edge.UpdateOperation.overwrite_payload(unreadable, {}))
                 self.engine.update(edge.UpdateOperation.delete_points(ids))
+                if unreadable:
+                    make_indexes_anew(self.engine)  # they still hold what could not be read
 
     def index(self, operation: edge.UpdateOperation) -> None:
         """Make or delete a payload index."""
@@ -140,7 +149,7 @@ class WatchedShard:
 
 def load_shard(folder: EdgeFolder, ledger: PointLedger, content: CollectionFile) -> WatchedShard:
     """Open the files of a collection, if the disk has room for what the engine writes then."""
-    folder.check_room()
+    folder.check_room(OPENING_BYTES)
     shard = WatchedShard(folder, ledger, edge.EdgeShard.load(str(folder.shard)))
     shard.catch_up(content)
     return shard
@@ -150,7 +159,7 @@ def create_shard(
     folder: EdgeFolder, ledger: PointLedger, content: CollectionFile, config: edge.EdgeConfig
 ) -> WatchedShard:
     """Make the files of a new collection; the record comes last."""
-    folder.check_room()
+    folder.check_room(WRITING_BYTES)
     folder.claim()
     ledger.remove()
     shard = WatchedShard(folder, ledger, edge.EdgeShard.create(str(folder.shard), config))
