@@ -14,9 +14,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from llama_index.core.vector_stores.types import FilterOperator
+from qdrant_client import models
 
 from rag_embed.errors import StoreError
-from rag_embed.qdrant import QdrantChunkStore, VectorStorage
+from rag_embed.qdrant import CollectionSettings, QdrantChunkStore, VectorStorage
 from tests.qdrant_cases import ask, make_nodes, where
 
 PAGE = 4096
@@ -28,12 +29,19 @@ KINDS: dict[str, VectorStorage | None] = {
     "binary": VectorStorage(encoding="binary"),
 }
 
+GRAPH = CollectionSettings(
+    optimizers_config=models.OptimizersConfigDiff(indexing_threshold=1),
+    hnsw_config=models.HnswConfigDiff(full_scan_threshold=1),
+)
+"""So that `optimize` makes a graph of a few points."""
+
 
 def build(folder: Path) -> None:
     """Make one closed folder of each kind."""
     for kind, storage in KINDS.items():
         indexes = {"kind": "keyword", "index": "integer"}
-        with QdrantChunkStore("docs", path=folder / kind, storage=storage, payload_indexes=indexes) as store:
+        options = {"storage": storage, "payload_indexes": indexes, "settings": GRAPH}
+        with QdrantChunkStore("docs", path=folder / kind, **options) as store:
             for number, document in enumerate(DOCUMENTS):
                 store.add(
                     make_nodes(
@@ -153,6 +161,11 @@ def verdict(folder: Path, truth: dict[str, object]) -> tuple[str, str]:
                 return "silent", "other answers"
             store.add(make_nodes(2, prefix="new", document="new", fingerprint="A", seed=9))
             store.delete("new")
+            (old,) = store.get_nodes(["b-3"])
+            store.delete_nodes(["b-3"])
+            if store.count() != int(str(truth["count"])) - 1:
+                return "silent", "a deletion without effect"
+            store.add([old])
         with QdrantChunkStore("docs", path=folder) as store:
             return ("harmless", "") if observe(store) == truth else ("silent", "other answers after a write")
     except StoreError as error:

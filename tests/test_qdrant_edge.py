@@ -343,7 +343,9 @@ def test_a_disk_that_fills_up_kills_nobody(tmp_path: Path) -> None:
     assert (is_sound, done.returncode) == ("True", 0)
 
 
-def test_a_point_that_cannot_be_read_is_named_and_can_be_deleted(tmp_path: Path) -> None:
+def test_a_point_that_cannot_be_read_is_named_and_can_be_deleted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     nodes = make_nodes(5, document="good")
     deep: object = "x"
     for _ in range(130):
@@ -375,8 +377,19 @@ def test_a_point_that_cannot_be_read_is_named_and_can_be_deleted(tmp_path: Path)
         store.delete("worse")
         assert len(store.get_nodes()) == 5
         assert store.check().is_sound
+        spoil("worst")
+    assert not caplog.records
+    # By now the engine cannot read its log any more.
+    with QdrantChunkStore("docs", path=tmp_path) as store:
+        assert "the log of" in caplog.text
+        with pytest.raises(StoreError, match="of document 'worst'"):
+            store.get_nodes()
+        store.delete("worst")
+        assert store.check().is_sound
     with QdrantChunkStore("docs", path=tmp_path) as store:
         assert len(store.get_nodes(filters=where("index", 3))) == 1
+        assert store.count() == 5
+    assert len(caplog.records) == 1
 
 
 def test_what_the_engine_asserts_is_an_error_of_ours(tmp_path: Path) -> None:

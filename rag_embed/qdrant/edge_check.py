@@ -17,12 +17,18 @@ import numpy.typing as npt
 import qdrant_edge as edge
 from qdrant_client import models
 
+from rag_embed.errors import StoreError
 from rag_embed.qdrant.edge_faults import find_ids, read_points
 from rag_embed.qdrant.edge_ledger import LedgerEntry, PointLedger, make_entry
+from rag_embed.qdrant.edge_log import advance_log, make_index
 from rag_embed.qdrant.filters import DOCUMENT_INDEXES, DOCUMENT_KEY
 from rag_embed.qdrant.integrity import IntegrityReport
 
-_GRAPHS = "segments/*/vector_index-*/**/*"
+_SEARCHED = (
+    "segments/*/vector_index-*/**/*",
+    "segments/*/vector_storage-*/quantized*",
+    "segments/*/*/quantized*/**/*",
+)
 _TOLERANCE = 0.01
 """Of a score: vectors may be kept as float16 or uint8."""
 
@@ -67,10 +73,10 @@ class EdgeCheck:
         self._read_all()
         self._compare()
         self._search()
-        self._check_graphs()
+        self._check_files()
         self._check_document_indexes()
         if not self._faults:
-            make_indexes_anew(self._shard)
+            self._write()
         return IntegrityReport(len(self._entries), tuple(sorted(self._documents)), tuple(self._faults))
 
     def _read_all(self) -> None:
@@ -138,11 +144,13 @@ class EdgeCheck:
                 )
                 self._documents |= {str(self._entries[id_].document) for id_ in wrong}
 
-    def _check_graphs(self) -> None:
-        wanted, found = self._ledger.files(), digest_graphs(self._folder)
+    def _check_files(self) -> None:
+        wanted, found = self._ledger.files(), digest_files(self._folder)
         wrong = [path for path in wanted if found.get(path) != wanted[path]]
         if wrong:
-            self._faults.append(f"{len(wrong)} file(s) of the search graph are damaged, such as {wrong[0]!r}")
+            self._faults.append(
+                f"{len(wrong)} file(s) of what searches walk are damaged, such as {wrong[0]!r}"
+            )
 
     def _check_document_indexes(self) -> None:
         indexes = self._shard.info().payload_schema
@@ -157,17 +165,24 @@ class EdgeCheck:
                 self._faults.append(f"the index of {key!r} is wrong for {len(wrong)} value(s)")
                 self._documents |= wrong if key == DOCUMENT_KEY else set()
 
+    def _write(self) -> None:
+        try:
+            advance_log(self._shard)
+            make_indexes_anew(self._shard)
+        except StoreError as error:
+            self._faults.append(str(error))
+
 
 def make_indexes_anew(shard: edge.EdgeShard) -> None:
     """Delete every payload index and make it again from the payloads."""
     for key, index in shard.info().payload_schema.items():
-        shard.update(edge.UpdateOperation.delete_field_index(key))
-        shard.update(edge.UpdateOperation.create_field_index(key, index.params or index.data_type))
+        make_index(shard, key, index.params or index.data_type)
 
 
-def digest_graphs(shard: Path) -> dict[str, bytes]:
-    """Digest the files of search graphs, which never change once `optimize` has made them."""
-    return {str(path.relative_to(shard)): _digest(path) for path in shard.glob(_GRAPHS) if path.is_file()}
+def digest_files(shard: Path) -> dict[str, bytes]:
+    """Digest the files of graphs and quantized vectors: only searches read them, and nothing shows them."""
+    files = {path for pattern in _SEARCHED for path in shard.glob(pattern) if path.is_file()}
+    return {str(path.relative_to(shard)): _digest(path) for path in sorted(files)}
 
 
 def _digest(path: Path) -> bytes:

@@ -131,7 +131,7 @@ class EdgeEngine:
     async def create_index(self, key: str, schema: models.PayloadFieldSchema) -> None:
         """Index a payload key."""
         with self._held() as shard:
-            shard.index(edge_models.to_edge_index(key, schema))
+            shard.index(key, edge_models.to_edge_schema(schema))
 
     async def drop(self) -> None:
         """Delete the collection, if it exists."""

@@ -15,6 +15,7 @@ Opening and reading delete nothing. Making and deleting a collection delete the 
 from __future__ import annotations
 
 import errno
+import itertools
 import json
 import logging
 import os
@@ -143,6 +144,13 @@ class EdgeFolder:
             os.fsync(file.fileno())
         draft.replace(self._file)
         self._unfinished.unlink(missing_ok=True)
+
+    def set_log_aside(self) -> Path:
+        """Move the engine's log out of its way, to where nothing reads or deletes it."""
+        names = (self.path / f"unreadable-log-{number}" for number in itertools.count(1))
+        aside = next(path for path in names if not path.exists())
+        (self.shard / "wal").rename(aside)
+        return aside
 
     def claim(self) -> None:
         """Make way for a new collection, deleting what a crash left of one that was made or deleted.

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import qdrant_edge as edge
 from qdrant_client import models
 
-from rag_embed.qdrant.edge_models import to_edge_index
+from rag_embed.qdrant.edge_models import to_edge_schema
 from rag_embed.qdrant.edge_shard import WatchedShard
 
 INDEX_FROM_POINTS = 2_000
@@ -38,10 +38,10 @@ def index_keys(shard: WatchedShard, condition: models.Filter) -> None:
         index = shard.engine.info().payload_schema.get(key)
         if index is not None and index.data_type not in _WRONG_INDEXES.get(kinds, ()):
             continue
-        if index is not None:
-            shard.index(edge.UpdateOperation.delete_field_index(key))
         if len(kinds) == 1:
-            shard.index(to_edge_index(key, *kinds))
+            shard.index(key, to_edge_schema(*kinds))
+        elif index is not None:
+            shard.unindex(key)
 
 
 def _kinds_by_key(condition: models.Filter) -> dict[str, frozenset[models.PayloadSchemaType]]:

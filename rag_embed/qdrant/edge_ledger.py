@@ -116,13 +116,13 @@ class PointLedger:
         return None if row is None else str(row[0])
 
     def keep_files(self, digests: Mapping[str, bytes]) -> None:
-        """Remember the digests of files that never change, instead of those that were remembered."""
+        """Remember the digests of files, instead of those that were remembered."""
         with self._database as database:
             database.execute("DELETE FROM files")
             database.executemany("INSERT INTO files VALUES (?, ?)", list(digests.items()))
 
     def files(self) -> dict[str, bytes]:
-        """Return the digests of files that never change."""
+        """Return the digests of files as they were when the folder was closed; empty if it was killed."""
         return {path: bytes(digest) for path, digest in self._database.execute("SELECT * FROM files")}
 
     def faults(self) -> list[str]:

@@ -11,10 +11,11 @@ from contextlib import contextmanager
 import qdrant_edge as edge
 
 from rag_embed.errors import StoreError
-from rag_embed.qdrant.edge_check import EdgeCheck, digest_graphs, make_indexes_anew
-from rag_embed.qdrant.edge_faults import find_ids, read_points
+from rag_embed.qdrant.edge_check import EdgeCheck, digest_files, make_indexes_anew
+from rag_embed.qdrant.edge_faults import find_ids, is_panic, read_points
 from rag_embed.qdrant.edge_folder import CollectionFile, EdgeFolder
 from rag_embed.qdrant.edge_ledger import PointLedger
+from rag_embed.qdrant.edge_log import advance_log, delete_index, make_index
 from rag_embed.qdrant.edge_models import EdgeId
 from rag_embed.qdrant.edge_optimizing import optimize_folder
 from rag_embed.qdrant.integrity import IntegrityReport
@@ -42,12 +43,16 @@ class WatchedShard:
         self.engine = engine
         self._folder = folder
         self._ledger = ledger
+        self._is_writing = False
+        self._are_files_sound = True
 
     def close(self) -> None:
         """Bring everything to disk and close the files."""
         try:
             self.engine.flush()
             self.engine.close()
+            if self._is_writing and self._are_files_sound:
+                self._ledger.keep_files(digest_files(self._folder.shard))
         finally:
             self._ledger.close()
 
@@ -66,6 +71,7 @@ class WatchedShard:
     def upsert(self, points: list[edge.Point]) -> None:
         """Insert or overwrite points."""
         self._folder.check_room(WRITING_BYTES + sum(_needed_bytes(point) for point in points))
+        self._begin_writing()
         with self._settled([point.id for point in points]):
             self.engine.update(edge.UpdateOperation.upsert_points(points))
 
@@ -73,6 +79,7 @@ class WatchedShard:
         """Delete the points that satisfy a condition, readable or not."""
         for ids in list(find_ids(self.engine, condition)):
             self._folder.check_room()
+            self._begin_writing()
             with self._settled(ids):
                 # The engine reads what it deletes, and once it failed at that it writes nothing more.
                 unreadable = read_points(self.engine, ids)[1]
@@ -82,10 +89,16 @@ class WatchedShard:
                 if unreadable:
                     make_indexes_anew(self.engine)  # they still hold what could not be read
 
-    def index(self, operation: edge.UpdateOperation) -> None:
-        """Make or delete a payload index."""
+    def index(self, key: str, schema: edge.PayloadSchemaType | edge.PayloadSchemaParams) -> None:
+        """Index a payload key, in the place of the index that it has."""
         self._folder.check_room(_INDEX_BYTES_PER_POINT * self.engine.info().points_count)
-        self.engine.update(operation)
+        self._begin_writing()
+        make_index(self.engine, key, schema)
+
+    def unindex(self, key: str) -> None:
+        """Delete the index of a payload key."""
+        self._begin_writing()
+        delete_index(self.engine, key)
 
     def optimize(self) -> None:
         """Build the graph and drop deleted points, in a child process.
@@ -95,6 +108,7 @@ class WatchedShard:
         """
         files = (path.stat() for path in self._folder.shard.rglob("*") if path.is_file())
         self._folder.check_room(sum(file.st_blocks * 512 for file in files))
+        self._begin_writing()
         self.engine.flush()
         self.engine.close()
         try:
@@ -103,7 +117,7 @@ class WatchedShard:
             self.engine = edge.EdgeShard.load(str(self._folder.shard))
         if fault is not None:
             raise StoreError(f"{self._folder.path}: optimizing failed: {fault}")
-        self._ledger.keep_files(digest_graphs(self._folder.shard))
+        self._are_files_sound = True  # they are new
 
     def check(self, content: CollectionFile) -> IntegrityReport:
         """Read everything and compare it with what was written; see `EdgeCheck`."""
@@ -112,6 +126,9 @@ class WatchedShard:
             lost = "the ledger is missing, so that nothing says what was written"
             return IntegrityReport(self._count(), faults=(lost,))
         self._ledger.settle(self.engine)
+        if self._is_writing and self._are_files_sound:
+            self.engine.flush()
+            self._ledger.keep_files(digest_files(self._folder.shard))
         check = EdgeCheck(self.engine, self._folder.shard, content.vectors, self._ledger)
         return check.run(content.to_text())
 
@@ -133,6 +150,17 @@ class WatchedShard:
         except sqlite3.Error as error:
             self._warn(f"has a ledger that cannot be read ({error})")
 
+    def _begin_writing(self) -> None:
+        """Before the first write, look whether what it will change is as it was left, and can be changed."""
+        if self._is_writing:
+            return
+        wanted = self._ledger.files()
+        self._are_files_sound = not wanted or wanted == digest_files(self._folder.shard)
+        if self._are_files_sound:
+            self._ledger.keep_files({})  # until they are closed
+        self._is_writing = True
+        advance_log(self.engine)
+
     def _warn(self, fault: str) -> None:
         logger.warning("%s %s. `rag-embed info --check` says what is damaged", self._folder.path, fault)
 
@@ -150,7 +178,20 @@ class WatchedShard:
 def load_shard(folder: EdgeFolder, ledger: PointLedger, content: CollectionFile) -> WatchedShard:
     """Open the files of a collection, if the disk has room for what the engine writes then."""
     folder.check_room(OPENING_BYTES)
-    shard = WatchedShard(folder, ledger, edge.EdgeShard.load(str(folder.shard)))
+    try:
+        engine = edge.EdgeShard.load(str(folder.shard))
+    except BaseException as error:
+        if "WAL" not in str(error) or not (is_panic(error) or type(error) is Exception):
+            raise
+        # All that was flushed is in the segments, and the ledger knows what else there should be.
+        aside = folder.set_log_aside()
+        logger.warning(
+            "the log of %s cannot be read (%s) and was moved to %s; what was not yet flushed may be missing. "
+            "`rag-embed info --check` says which documents to index again",
+            *(folder.path, error, aside),
+        )
+        engine = edge.EdgeShard.load(str(folder.shard))
+    shard = WatchedShard(folder, ledger, engine)
     shard.catch_up(content)
     return shard
 
