@@ -1,8 +1,8 @@
 """Writes that count although the engine's log was lost.
 
 Every write has a number. A point ignores writes with lower numbers than its last one, and a payload index
-those with lower numbers than the last write of any kind. The numbers come from the log: where that was lost they
-start again, and the engine would acknowledge writes and do nothing.
+those with lower numbers than the last write of any kind. The numbers come from the log: where that was lost
+they start again, and the engine would acknowledge writes and do nothing.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ def advance_log(shard: edge.EdgeShard) -> None:
             return
         tries *= 2
     raise StoreError(
-        f"the newest point has the number {newest}, and a new write does not get beyond it; expected numbers of "
-        "this folder's log. Points would ignore what is written: index again"
+        f"the newest point has the number {newest}, and a new write does not get beyond it; expected numbers "
+        "of this folder's log. Points would ignore what is written: index again"
     )
 
 
