@@ -82,6 +82,9 @@ def chat(
 def info(
     *,
     place: opt.PlaceChoice,
+    check: Annotated[
+        bool, typer.Option("--check", help="Read everything, and name the documents to index again.")
+    ] = False,
     json: opt.Json = False,
 ) -> None:
     """Show what a collection holds and how its vectors were made."""
@@ -101,9 +104,19 @@ def info(
             "model": made_by and made_by["model"],
             "adapter": made_by and made_by["adapter"],
         }
+        report = chunk_store.check() if check else None
+        if report is not None:
+            facts["faults"] = list(report.faults)
+            facts["index again"] = list(report.documents)
     if json:
         output.json(facts)
     else:
         output.table(facts)
+    if report is not None and not report.is_sound:
+        output.error(
+            f"{len(report.faults)} fault(s); {len(report.documents)} document(s) to index again. "
+            "`rag-embed index --rebuild` makes everything anew"
+        )
+        raise typer.Exit(opt.ExitCode.FAILED)
     if not facts["count"]:
         raise typer.Exit(opt.ExitCode.EMPTY)
