@@ -252,6 +252,6 @@ def _to_prefetch(search: Search) -> models.Prefetch | None:
         query=search.vector[: search.prefix.dim],
         using=search.prefix.name,
         filter=search.condition,
-        params=models.SearchParams(quantization=models.QuantizationSearchParams(rescore=False)),
+        params=search.prefix_params,
         limit=search.prefix_limit,
     )

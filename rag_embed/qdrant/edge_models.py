@@ -87,10 +87,8 @@ def to_edge_query(search: Search) -> edge.QueryRequest:
     if search.prefix is not None:
         # The whole vectors order the candidates, so quantized ones need no rescoring.
         start = edge.Query.Nearest(search.vector[: search.prefix.dim], using=search.prefix.name)
-        unrescored = edge.SearchParams(quantization=edge.QuantizationSearchParams(rescore=False))
-        prefetches = [
-            edge.Prefetch(limit=search.prefix_limit, query=start, params=unrescored, filter=condition)
-        ]
+        params = _search_params(search.prefix_params)
+        prefetches = [edge.Prefetch(limit=search.prefix_limit, query=start, params=params, filter=condition)]
     return edge.QueryRequest(
         limit=search.limit,
         query=query,
