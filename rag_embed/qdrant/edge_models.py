@@ -151,7 +151,7 @@ def _prefix_stage(search: Search) -> list[edge.Prefetch] | None:
         edge.Prefetch(
             limit=search.prefix_limit,
             query=edge.Query.Nearest(search.prefix_vector, using=search.prefix.name),
-            params=edge.SearchParams(quantization=edge.QuantizationSearchParams(rescore=False)),
+            params=_search_params(search.prefix_params),
             filter=to_edge_filter(search.condition) if search.condition else None,
         )
     ]

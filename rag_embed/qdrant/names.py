@@ -49,13 +49,13 @@ def translate_fields(fields: Mapping[str, Any], known: Collection[str]) -> dict[
     """Bring a constructor's arguments to this store's names.
 
     Args:
-        fields: As given.
+        fields: As given; None counts as not given.
         known: Names of this store.
 
     Raises:
         InputError: An argument that would have no effect, or one thing said twice.
     """
-    ours = {name: value for name, value in fields.items() if name in known}
+    ours = {name: value for name, value in fields.items() if name in known and value is not None}
     if isinstance(ours.get("payload_indexes"), list):
         ours["payload_indexes"] = _read_indexes(ours["payload_indexes"])
     for name, value in fields.items():
@@ -70,6 +70,10 @@ def translate_fields(fields: Mapping[str, Any], known: Collection[str]) -> dict[
         elif name == "bm25_config":
             ours["lexical"] = _read_bm25(value)
         elif name == "max_retries":
+            if not isinstance(value, int):
+                raise InputError(
+                    f"max_retries is {value!r}; expected a whole number, or retry=RetryPolicy(...)"
+                )
             _put(ours, "retry", RetryPolicy(attempts=max(1, value)), name)
         elif name in (*_SETTINGS, "dense_config"):
             ours["settings"] = _add_settings(ours.get("settings"), name, value)
