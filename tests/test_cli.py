@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -243,6 +244,18 @@ def test_a_blend_is_recalled_with_its_weight(run: Run, docs: Path) -> None:
     assert source["embedded"] == 0
 
 
+def test_a_precision_that_was_asked_for_is_recalled(tiny_folder: Path) -> None:
+    """An index made in bfloat16 says so, and is asked in bfloat16 on every machine."""
+    from rag_embed.cli.opening import ModelOptions
+
+    made = ContextualEmbedding(model=str(tiny_folder), dtype="bfloat16", strategy="late")
+    assert "/late-bfloat16/" in made.fingerprint()
+    schema = SimpleNamespace(collection_name="docs", fingerprint=made.fingerprint())
+    recalled = ModelOptions(model=str(tiny_folder)).recall(schema)
+    assert recalled.dtype == "bfloat16"
+    assert recalled.fingerprint() == made.fingerprint()
+
+
 def test_an_adapter_is_recalled_or_its_absence(run: Run, docs: Path) -> None:
     shipped = next(iter(shipped_adapters()))
     for choice, words in (("none", "--adapter none"), (shipped, f"--adapter {shipped}")):
@@ -325,6 +338,7 @@ def test_info_says_what_is_there(run: Run, indexed: Path, tmp_path: Path) -> Non
     assert facts["adapter"] == next(iter(shipped_adapters()))
     assert facts["fingerprint"] == ContextualEmbedding().fingerprint()
     assert str(tmp_path / "store") in facts["engine"]
+    assert facts["precision"].startswith("auto (")
     assert "384" in run("info").stdout
 
 

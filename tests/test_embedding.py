@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from llama_index.core import Document, StorageContext, VectorStoreIndex
 from llama_index.core.callbacks import CallbackManager, CBEventType, EventPayload, LlamaDebugHandler
 from llama_index.core.extractors import KeywordExtractor, QuestionsAnsweredExtractor, SummaryExtractor
@@ -30,6 +31,7 @@ from llama_index.core.vector_stores import SimpleVectorStore
 from llama_index.vector_stores.qdrant import QdrantVectorStore
 from qdrant_client import QdrantClient
 
+from rag_embed import loading
 from rag_embed.errors import AlignmentError, EmptyTextError, InputError, UnsupportedModelError
 from rag_embed.llamaindex import ContextualEmbedding, LateChunkingNodeParser
 from rag_embed.stamp import ChunkStamp
@@ -440,9 +442,17 @@ def test_alpha_counts_in_a_blend_only(tiny_folder: Path) -> None:
     assert (vectors_by(low) == vectors_by(high)).all()
 
 
-def test_an_automatic_dtype_travels_between_machines(tiny_folder: Path) -> None:
+def test_an_automatic_dtype_travels_between_machines(
+    tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An index that a machine with an accelerator has made in bfloat16 is asked from a laptop in float32."""
     automatic, explicit = (embedding_of(tiny_folder, dtype=dtype) for dtype in ("auto", "float32"))
-    assert automatic.fingerprint() != explicit.fingerprint()
+    assert automatic.encoder.dtype == torch.float32
+    name = automatic.fingerprint()
+    assert name == explicit.fingerprint()
+    monkeypatch.setattr(loading, "pick_dtype", lambda device: torch.bfloat16)
+    assert automatic.encoder.dtype == torch.bfloat16
+    assert automatic.fingerprint() == name
 
 
 @pytest.mark.parametrize("field", sorted(ContextualEmbedding.model_fields))

@@ -89,6 +89,7 @@ def info(
 ) -> None:
     """Show what a collection holds and how its vectors were made."""
     from rag_embed.cli.opening import FINGERPRINT
+    from rag_embed.devices import describe_auto
 
     output = Output(as_json=json)
     found = make_place(place)
@@ -103,6 +104,7 @@ def info(
             "fingerprint": schema.fingerprint,
             "model": made_by and made_by["model"],
             "adapter": made_by and made_by["adapter"],
+            "precision": made_by and (made_by["dtype"] or describe_auto()),
         }
         report = chunk_store.check() if check else None
         if report is not None:
