@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -16,9 +17,19 @@ from torch import Tensor
 
 Matrix = Float[Tensor, "rows dim"]
 
+logger = logging.getLogger(__name__)
+
 _FILE = "vectors.sqlite"
-_TABLE = "CREATE TABLE IF NOT EXISTS vectors (key BLOB PRIMARY KEY, dim INTEGER, floats BLOB) WITHOUT ROWID"
+_COMPANIONS = ("", "-journal", "-wal", "-shm")
+_COLUMNS = ("key", "dim", "floats", "checksum")
+_SCHEMA = """
+DROP TABLE IF EXISTS vectors;
+CREATE TABLE IF NOT EXISTS matrices (key BLOB PRIMARY KEY, dim INTEGER, floats BLOB, checksum BLOB)
+WITHOUT ROWID;
+"""  # `vectors` was the table of an earlier version, without checksums
 _KEYS_PER_QUERY = 500
+_TIMEOUT_S = 60.0
+_NO_DAMAGE = ("locked", "busy", "readonly", "is full", "disk I/O", "unable to open", "out of memory")
 
 
 def make_key(*content: object) -> bytes:
@@ -32,6 +43,10 @@ class VectorCache:
     What was put in by one call is there entirely or not at all, whatever interrupts the process. Several
     processes may use one file.
 
+    The cache saves work and never decides a result: each row carries a checksum of its key and its numbers,
+    and a row or a file that cannot be used counts as absent. A damaged file is renamed when vectors are kept
+    the next time; where nothing can be written, a warning says so and vectors are kept in memory.
+
     Args:
         folder: Where the file is, made at the first write; None keeps everything in memory.
     """
@@ -41,22 +56,11 @@ class VectorCache:
         self._memory: dict[bytes, Matrix] = {}
 
     def get(self, keys: Sequence[bytes]) -> dict[bytes, Matrix]:
-        """Find what is there."""
-        if self._folder is None:
-            return {key: self._memory[key] for key in keys if key in self._memory}
-        if not (self._folder / _FILE).is_file():
-            return {}
-        found: dict[bytes, Matrix] = {}
-        with closing(self._connect()) as connection:
+        """Find what is there and whole."""
+        found = {key: self._memory[key] for key in keys if key in self._memory}
+        if self._folder is not None:
             for start in range(0, len(keys), _KEYS_PER_QUERY):
-                part = list(keys[start : start + _KEYS_PER_QUERY])
-                marks = ",".join("?" * len(part))
-                rows = connection.execute(
-                    f"SELECT key, dim, floats FROM vectors WHERE key IN ({marks})", part
-                )
-                for key, dim, floats in rows:
-                    values = np.frombuffer(floats, dtype="<f4").reshape(-1, dim)
-                    found[key] = torch.from_numpy(values.astype(np.float32))
+                found |= _read(self._folder / _FILE, keys[start : start + _KEYS_PER_QUERY])
         return found
 
     def put(self, matrices: Mapping[bytes, Matrix]) -> None:
@@ -64,14 +68,79 @@ class VectorCache:
         if self._folder is None:
             self._memory.update(matrices)
             return
-        self._folder.mkdir(parents=True, exist_ok=True)
-        rows = [
-            (key, matrix.shape[1], matrix.numpy().astype("<f4").tobytes()) for key, matrix in matrices.items()
-        ]
-        with closing(self._connect()) as connection, connection:
-            connection.execute(_TABLE)
-            connection.executemany("INSERT OR REPLACE INTO vectors VALUES (?, ?, ?)", rows)
+        rows = [_make_row(key, matrix) for key, matrix in matrices.items()]
+        path = self._folder / _FILE
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            try:
+                _write(path, rows)
+            except sqlite3.DatabaseError as error:
+                if not _is_damaged(path, error):
+                    raise
+                _set_aside(path)
+                _write(path, rows)
+        except (sqlite3.Error, OSError) as error:
+            if not self._memory:
+                logger.warning(
+                    "vectors are kept in memory only, and the next run computes them again: %s cannot be "
+                    "written (%s)",
+                    path,
+                    error,
+                )
+            self._memory.update(matrices)
 
-    def _connect(self) -> sqlite3.Connection:
-        assert self._folder is not None
-        return sqlite3.connect(self._folder / _FILE, timeout=60)
+
+def _read(path: Path, keys: Sequence[bytes]) -> dict[bytes, Matrix]:
+    marks = ",".join("?" * len(keys))
+    query = f"SELECT key, dim, floats, checksum FROM matrices WHERE key IN ({marks})"
+    try:
+        if not path.is_file():
+            return {}
+        with closing(_connect(path)) as connection:
+            rows = connection.execute(query, list(keys)).fetchall()
+    except (sqlite3.Error, OSError) as error:
+        logger.info("%s cannot be read (%s)", path, error)
+        return {}
+    return {
+        key: torch.from_numpy(np.frombuffer(floats, dtype="<f4").reshape(-1, dim).astype(np.float32))
+        for key, dim, floats, checksum in rows
+        if isinstance(floats, bytes) and isinstance(dim, int) and checksum == _checksum(key, dim, floats)
+    }
+
+
+def _write(path: Path, rows: Iterable[tuple[bytes, int, bytes, bytes]]) -> None:
+    with closing(_connect(path)) as connection:
+        connection.executescript(_SCHEMA)
+        columns = [name for _, name, *_ in connection.execute("PRAGMA table_info(matrices)")]
+        if columns != list(_COLUMNS):
+            raise sqlite3.DatabaseError(f"its table has the columns {columns}")
+        with connection:
+            connection.executemany("INSERT OR REPLACE INTO matrices VALUES (?, ?, ?, ?)", rows)
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    return sqlite3.connect(path, timeout=_TIMEOUT_S)
+
+
+def _make_row(key: bytes, matrix: Matrix) -> tuple[bytes, int, bytes, bytes]:
+    dim, floats = matrix.shape[1], matrix.numpy().astype("<f4").tobytes()
+    return key, dim, floats, _checksum(key, dim, floats)
+
+
+def _checksum(key: bytes, dim: int, floats: bytes) -> bytes:
+    """Of the key too: numbers that stand in another's row are no more usable than broken ones."""
+    return hashlib.blake2b(b"%d " % dim + key + floats, digest_size=16).digest()
+
+
+def _is_damaged(path: Path, error: sqlite3.DatabaseError) -> bool:
+    """Whether trying again is of no use: a busy file, a full disk and a closed folder are no damage."""
+    return path.is_dir() or not any(words in str(error) for words in _NO_DAMAGE)
+
+
+def _set_aside(path: Path) -> None:
+    """Rename a file that is no database any more, with what SQLite would take for a part of its successor."""
+    aside = path.with_name(f"{path.name}.damaged")
+    for companion in _COMPANIONS:
+        if (old := Path(f"{path}{companion}")).exists():
+            old.replace(f"{aside}{companion}")
+    logger.warning("%s is damaged; it is %s now, and vectors are computed again", path, aside.name)
