@@ -29,7 +29,11 @@ WITHOUT ROWID;
 """  # `vectors` was the table of an earlier version, without checksums
 _KEYS_PER_QUERY = 500
 _TIMEOUT_S = 60.0
-_NO_DAMAGE = ("locked", "busy", "readonly", "is full", "disk I/O", "unable to open", "out of memory")
+_FAILURES = (
+    sqlite3.Error,
+    ValueError,
+)  # a message of SQLite's that quotes broken bytes is a UnicodeDecodeError
+_NO_DAMAGE = ("locked", "busy", "readonly", "is full", "unable to open", "no such table")
 
 
 def make_key(*content: object) -> bytes:
@@ -54,13 +58,21 @@ class VectorCache:
     def __init__(self, folder: Path | None) -> None:
         self._folder = folder
         self._memory: dict[bytes, Matrix] = {}
+        self._is_damaged = False
 
     def get(self, keys: Sequence[bytes]) -> dict[bytes, Matrix]:
         """Find what is there and whole."""
         found = {key: self._memory[key] for key in keys if key in self._memory}
-        if self._folder is not None:
-            for start in range(0, len(keys), _KEYS_PER_QUERY):
-                found |= _read(self._folder / _FILE, keys[start : start + _KEYS_PER_QUERY])
+        if self._folder is None:
+            return found
+        path = self._folder / _FILE
+        for start in range(0, len(keys), _KEYS_PER_QUERY):
+            try:
+                found |= _read(path, keys[start : start + _KEYS_PER_QUERY])
+            except (*_FAILURES, OSError) as error:
+                logger.info("%s cannot be read (%s)", path, error)
+                # Some damage is met by reading alone; it would be met again in every run.
+                self._is_damaged |= _tells_damage(error)
         return found
 
     def put(self, matrices: Mapping[bytes, Matrix]) -> None:
@@ -72,14 +84,16 @@ class VectorCache:
         path = self._folder / _FILE
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
+            if self._is_damaged or path.is_dir():
+                self._set_aside(path)
             try:
                 _write(path, rows)
-            except sqlite3.DatabaseError as error:
-                if not _is_damaged(path, error):
+            except _FAILURES as error:
+                if not _tells_damage(error):
                     raise
-                _set_aside(path)
+                self._set_aside(path)
                 _write(path, rows)
-        except (sqlite3.Error, OSError) as error:
+        except (*_FAILURES, OSError) as error:
             if not self._memory:
                 logger.warning(
                     "vectors are kept in memory only, and the next run computes them again: %s cannot be "
@@ -89,18 +103,23 @@ class VectorCache:
                 )
             self._memory.update(matrices)
 
+    def _set_aside(self, path: Path) -> None:
+        """Rename a file that is of no use, with what SQLite would take for a part of its successor."""
+        aside = path.with_name(f"{path.name}.damaged")
+        for companion in _COMPANIONS:
+            if (old := Path(f"{path}{companion}")).exists():
+                old.replace(f"{aside}{companion}")
+        self._is_damaged = False
+        logger.warning("%s is damaged; it is %s now, and vectors are computed again", path, aside.name)
+
 
 def _read(path: Path, keys: Sequence[bytes]) -> dict[bytes, Matrix]:
     marks = ",".join("?" * len(keys))
     query = f"SELECT key, dim, floats, checksum FROM matrices WHERE key IN ({marks})"
-    try:
-        if not path.is_file():
-            return {}
-        with closing(_connect(path)) as connection:
-            rows = connection.execute(query, list(keys)).fetchall()
-    except (sqlite3.Error, OSError) as error:
-        logger.info("%s cannot be read (%s)", path, error)
+    if not path.is_file():
         return {}
+    with closing(_connect(path)) as connection:
+        rows = connection.execute(query, list(keys)).fetchall()
     return {
         key: torch.from_numpy(np.frombuffer(floats, dtype="<f4").reshape(-1, dim).astype(np.float32))
         for key, dim, floats, checksum in rows
@@ -132,15 +151,6 @@ def _checksum(key: bytes, dim: int, floats: bytes) -> bytes:
     return hashlib.blake2b(b"%d " % dim + key + floats, digest_size=16).digest()
 
 
-def _is_damaged(path: Path, error: sqlite3.DatabaseError) -> bool:
+def _tells_damage(error: Exception) -> bool:
     """Whether trying again is of no use: a busy file, a full disk and a closed folder are no damage."""
-    return path.is_dir() or not any(words in str(error) for words in _NO_DAMAGE)
-
-
-def _set_aside(path: Path) -> None:
-    """Rename a file that is no database any more, with what SQLite would take for a part of its successor."""
-    aside = path.with_name(f"{path.name}.damaged")
-    for companion in _COMPANIONS:
-        if (old := Path(f"{path}{companion}")).exists():
-            old.replace(f"{aside}{companion}")
-    logger.warning("%s is damaged; it is %s now, and vectors are computed again", path, aside.name)
+    return isinstance(error, _FAILURES) and not any(words in str(error) for words in _NO_DAMAGE)
