@@ -231,7 +231,8 @@ def test_a_malformed_beir_set_is_refused_by_file_and_line(
 
 def test_what_was_found_wrong_is_no_answer(tmp_path: Path) -> None:
     folder = write_beir(tmp_path / "cities", make_set(2))
-XX
+    rows = ["a\tb\tc", "bern-0\td-bern\t2", "bern-0\td-berlin\t-1", "bern-2\td-bern\t0"]
+    (folder / "qrels" / "test.tsv").write_text("\n".join(rows) + "\n")
     assert read_set(folder).golds == {"bern-0": {"d-bern": 2}}
     folder = write_chunked(tmp_path / "chunked", make_set(2))
     (folder / "qrels.tsv").write_text("a\tb\tc\td\nbern-0\td-bern\t0\t2\nbern-0\td-bern\t1\t0\n")

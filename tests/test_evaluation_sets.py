@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from llama_index.core.node_parser import SentenceSplitter, TokenTextSplitter
 from llama_index.core.schema import Document
 
-from benchmarks.evalsets import sets_folder
+from corpora.folders import sets_folder
 from rag_embed.errors import InputError
 from rag_embed.evaluation import (
     EvalDocument,
