@@ -8,6 +8,7 @@ or of seconds, which also falls into what is compiled.
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import random
@@ -35,6 +36,19 @@ SENTENCES = (
     "In winter the {0} is closed, but the capital sends a guard who looks after its roof and its walls.",
 )
 HOUSES = ("museum", "library", "archive", "castle", "tower", "school")
+_IMPORTED = (
+    "bm25s",
+    "ir_measures",
+    "peft",
+    "rag_embed.cli.app",
+    "rag_embed.cli.opening",
+    "rag_embed.cli.reading",
+    "rag_embed.evaluation.comparison",
+    "rag_embed.llamaindex.corpus",
+    "rag_embed.qdrant.edge_engine",
+    "rag_embed.training.adaptation",
+    "transformers.models.bert.modeling_bert",
+)
 OPERATIONS = ("index", "replace", "delete", "optimize", "train", "evaluate")
 
 
@@ -230,13 +244,12 @@ def _first_difference(found: Any, wanted: Any, place: str = "") -> str:
 
 def _serve() -> None:
     """Import everything, then fork a child for each order."""
-    import bm25s  # noqa: F401
-    import ir_measures  # noqa: F401
-    import peft  # noqa: F401
-    import transformers.models.bert.modeling_bert  # noqa: F401
+    for module in _IMPORTED:
+        importlib.import_module(module)
     from llama_index.core.node_parser import SentenceSplitter
 
-    SentenceSplitter().split_text("It reads its tables. That takes a second.")
+    # It reads tables of words and sentences at its first text that is longer than a chunk.
+    SentenceSplitter(chunk_size=20, chunk_overlap=0).split_text("It reads its tables now. " * 9)
     for line in sys.stdin:
         order = json.loads(line)
         folder = Path(order["folder"])
