@@ -293,7 +293,8 @@ def test_a_vector_of_unknown_origin_is_replaced(model: ContextualEmbedding) -> N
 def test_nodes_without_a_stamp_are_refused(tiny_folder: Path, strategy: str) -> None:
     nodes = [*parse(*read()), TextNode(text="stray", id_="stray")]
     with pytest.raises(
-        AlignmentError, match=r"1 of \d+ nodes carry no stamp .*'stray'; parse with LateChunkingNodeParser\("
+        AlignmentError,
+        match=r"1 of \d+ nodes carry no stamp .*'stray' of document None; parse with LateChunking",
     ):
         embedding_of(tiny_folder, strategy=strategy)(nodes)
     assert all(node.embedding is None for node in nodes)
