@@ -36,6 +36,18 @@ def test_pages_of_one_file_are_embedded_together() -> None:
         assert store.count() == 1
 
 
+def test_a_parser_that_embeds_is_not_asked_to_in_every_run() -> None:
+    model = ContextualEmbedding()
+    parser = LateChunkingNodeParser(embed_model=model)
+    with QdrantChunkStore("pages", location=":memory:") as store:
+        corpus = Corpus(store, embed_model=model, node_parser=parser)
+        corpus.sync([page(1, "The café is old.")])
+        before = model.encoder.token_count
+        assert corpus.sync([page(1, "The café is old.")]).unchanged == ("page 1",)
+        assert model.encoder.token_count == before
+    assert parser.embed_model is model
+
+
 ODD_METADATA = {
     "tuple": ("a", 1),
     "set": {"b", "a", "c"},

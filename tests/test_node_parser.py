@@ -574,6 +574,18 @@ def test_every_way_reads_joined_pages_alike(tiny_folder: Path, way: str) -> None
             np.testing.assert_allclose(node.embedding, wanted[node.node_id][2], atol=1e-6)
 
 
+def test_pages_that_are_not_joined_are_read_apart_and_the_log_says_so(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    parser = LateChunkingNodeParser(chunk_size=60, chunk_overlap=20)
+    parser(join_pages(read_pages()))
+    assert not caplog.records
+    parser(read_pages())
+    (record,) = caplog.records
+    assert "the pages of a.pdf are documents of their own" in record.getMessage()
+    assert "join_pages(documents)" in record.getMessage()
+
+
 def test_joining_again_gives_the_same_ids_and_survives_json() -> None:
     first, again = (join_pages(read_pages()) for _ in range(2))
     parser = LateChunkingNodeParser(chunk_size=60, chunk_overlap=20)

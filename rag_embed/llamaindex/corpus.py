@@ -96,7 +96,8 @@ class Corpus:
     ) -> None:
         self._store = store
         self._embed_model = embed_model
-        self._node_parser = node_parser or LateChunkingNodeParser()
+        # Parsing is for every run, embedding for what has changed: the parser shall not embed by itself.
+        self._node_parser = (node_parser or LateChunkingNodeParser()).model_copy(update={"embed_model": None})
         self._fingerprint = embed_model.fingerprint()
 
     def sync(

@@ -30,6 +30,7 @@ from rag_embed.llamaindex.arguments import PARSER_WORDS, take_arguments
 from rag_embed.llamaindex.embedding import ContextualEmbedding
 from rag_embed.llamaindex.given_spans import SpanNodeParser
 from rag_embed.llamaindex.inner_parser import configure_inner
+from rag_embed.llamaindex.pages import find_split_file
 from rag_embed.llamaindex.pickling import make_state
 from rag_embed.llamaindex.placement import check_documents, parse_in_place
 
@@ -115,6 +116,12 @@ class LateChunkingNodeParser(NodeParser):
     ) -> list[BaseNode]:
         check_documents(nodes, type(self.node_parser).__name__)
         self._adopt(kwargs.get("embed_model"))
+        if file := find_split_file(nodes):
+            logger.warning(
+                "the pages of %s are documents of their own, each read without the others; "
+                "join_pages(documents) makes one of them",
+                file,
+            )
         result: list[BaseNode] = []
         rewritten: list[AlignmentError] = []
         for document in get_tqdm_iterable(nodes, show_progress, "Parsing documents"):

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 from typing import Any
 
-from llama_index.core.schema import Document, ImageDocument, NodeRelationship, RelatedNodeInfo
+from llama_index.core.schema import BaseNode, Document, ImageDocument, NodeRelationship, RelatedNodeInfo
 
 _SEPARATOR = "\n\n"
 _START, _OWN = "start", "metadata"
@@ -73,6 +73,16 @@ def _join(name: str, pages: Sequence[Document]) -> Document:
         # No metadata mode shows them, and no splitter copies them to every chunk.
         relationships={**first.relationships, NodeRelationship.CHILD: list(places)},
     )
+
+
+def find_split_file(documents: Sequence[BaseNode]) -> str | None:
+    """Find a file whose pages are documents of their own, as readers of PDF and slides make them."""
+    first_labels: dict[str, object] = {}
+    for document in documents:
+        file, label = document.metadata.get("file_path"), document.metadata.get("page_label")
+        if file is not None and label is not None and first_labels.setdefault(str(file), label) != label:
+            return str(file)
+    return None
 
 
 def page_metadata(document: Any, position: int) -> dict[str, Any]:
