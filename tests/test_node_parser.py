@@ -323,6 +323,29 @@ def test_chunks_of_another_parser_are_refused(before: NodeParser, model: Context
         pipeline.run(documents=[Document(text=MARKDOWN_TEXT, id_="d")])
 
 
+class Circular(SentenceSplitter):
+    """A parser whose nodes are each other's parents."""
+
+    def _parse_nodes(self, nodes: Sequence[BaseNode], show_progress: bool = False, **kwargs: Any) -> Any:
+        made = super()._parse_nodes(nodes, show_progress, **kwargs)
+        for node, other in zip(made, made[1:] + made[:1], strict=True):
+            node.relationships = {NodeRelationship.PARENT: other.as_related_node_info()}
+        return made
+
+
+@pytest.mark.parametrize(
+    ("inner", "message"),
+    [
+        (SentenceSplitter(chunk_size=60, chunk_overlap=0, id_func=lambda i, doc: "same"), r"have 1 ids"),
+        (Circular(chunk_size=60, chunk_overlap=0), r"Circular made of document 'd' is its own ancestor"),
+    ],
+    ids=["one id", "circle"],
+)
+def test_nodes_that_are_no_tree_are_refused(inner: NodeParser, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        LateChunkingNodeParser(node_parser=inner)([Document(text=LIST_TEXT, id_="d")])
+
+
 # --- parsers that rewrite text --------------------------------------------------------------------
 
 

@@ -49,7 +49,6 @@ def parse_in_place(parser: NodeParser, document: BaseNode) -> tuple[list[TextNod
     """Cut a document into stamped nodes; the error says why they have no place in it, if they have none."""
     text = document.get_content(metadata_mode=MetadataMode.NONE)
     nodes = parse_document(parser, document)
-    depths = measure_depths(nodes)
     failure: AlignmentError | None = None
     try:
         if isinstance(parser, SpanNodeParser):
@@ -60,14 +59,16 @@ def parse_in_place(parser: NodeParser, document: BaseNode) -> tuple[list[TextNod
         failure = AlignmentError(f"document {document.node_id!r}: {error}")
         for node in nodes:
             node.start_char_idx = node.end_char_idx = None
-        stamps = make_joined_stamps([node.text for node in nodes], depths, owner=document.node_id)
+        texts = [node.text for node in nodes]
+        stamps = make_joined_stamps(texts, measure_depths(nodes), owner=document.node_id)
     else:
         for node, span in zip(nodes, spans, strict=True):
             node.text = text[span.start : span.end]
             node.start_char_idx, node.end_char_idx = span.start, span.end
             if parser.include_metadata:
                 node.metadata |= to_json_form(page_metadata(document, span.start))
-        stamps = make_stamps(text, list(zip(depths, spans, strict=True)), owner=document.node_id)
+        places = list(zip(measure_depths(nodes), spans, strict=True))
+        stamps = make_stamps(text, places, owner=document.node_id)
     rename_nodes(nodes, document)
     for node, stamp in zip(nodes, stamps, strict=True):
         stamp_node(node, stamp)
@@ -118,7 +119,21 @@ def parse_document(parser: NodeParser, document: BaseNode) -> list[TextNode]:
             blanks[node.node_id] = node
     for node in nodes:
         node.relationships = _bypass(node.relationships, blanks)
+    _check_tree(nodes, f"{type(parser).__name__} made of document {document.node_id!r}")
     return nodes
+
+
+def _check_tree(nodes: Sequence[TextNode], origin: str) -> None:
+    """Refuse nodes of which one would overwrite another, or that are ancestors of themselves."""
+    parents = {node.node_id: _parent_id(node) for node in nodes}
+    if len(parents) < len(nodes):
+        raise InputError(f"{len(nodes)} nodes that {origin} have {len(parents)} ids; expected one each")
+    for node in nodes:
+        current, steps = parents[node.node_id], 0
+        while current in parents:
+            current, steps = parents[current], steps + 1
+            if steps > len(nodes):
+                raise InputError(f"a node that {origin} is its own ancestor; expected parents and children")
 
 
 def _bypass(
@@ -171,11 +186,6 @@ def locate_nodes(nodes: Sequence[TextNode], text: str) -> list[CharSpan]:
         ):
             spans[node.node_id] = CharSpan(outer.start + span.start, outer.start + span.end)
             pending.append((node.node_id, spans[node.node_id]))
-    if len(spans) != len(nodes):
-        raise AlignmentError(
-            f"{len(nodes)} chunks have {len(spans)} different ids or places; expected a tree of parents "
-            "and children"
-        )
     return [spans[node.node_id] for node in nodes]
 
 
