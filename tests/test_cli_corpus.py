@@ -33,7 +33,7 @@ def test_pages_of_one_file_are_embedded_together() -> None:
         assert corpus.sync(joined(*pages)).unchanged == ("book",)
         # Page 1 is read in the light of page 2, so its vector is another one too.
         assert corpus.sync(joined(pages[0], page(2, "Its owner is old."))).changed == ("book",)
-        assert store.count() == 1
+        assert store.count() == 2
 
 
 def test_a_parser_that_embeds_is_not_asked_to_in_every_run() -> None:

@@ -8,9 +8,15 @@ read without the others in most of these ways. Joined beforehand, a file is one 
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from typing import Any
 
-from llama_index.core.schema import BaseNode, Document, ImageDocument, NodeRelationship, RelatedNodeInfo
+from llama_index.core.schema import (
+    BaseNode,
+    Document,
+    ImageDocument,
+    MetadataMode,
+    NodeRelationship,
+    RelatedNodeInfo,
+)
 
 _SEPARATOR = "\n\n"
 _START, _OWN = "start", "metadata"
@@ -19,9 +25,9 @@ _START, _OWN = "start", "metadata"
 def join_pages(documents: Sequence[Document], *, key: str = "file_path") -> list[Document]:
     """Make one document of all that come from one file, and name it after the file.
 
-    The text is that of the pages with a blank line between them. Metadata in which the pages differ, such as
-    "page_label", are given back to each chunk by `LateChunkingNodeParser`: those of the page on which it
-    starts. Since the ids are no longer random, the same files are the same documents in the next run.
+    The text is that of the pages with a blank line between them. `LateChunkingNodeParser` cuts each page by
+    itself, so that every chunk has the metadata of its page, such as "page_label", and reads all of them in
+    one context. Since the ids are no longer random, the same files are the same documents in the next run.
 
     Args:
         documents: As a reader gives them. Those without the key, and images, are handed on as they are.
@@ -85,11 +91,22 @@ def find_split_file(documents: Sequence[BaseNode]) -> str | None:
     return None
 
 
-def page_metadata(document: Any, position: int) -> dict[str, Any]:
-    """Say what is known of the page that holds a position of a joined document; nothing of any other."""
-    pages = document.relationships.get(NodeRelationship.CHILD)
-    found: dict[str, Any] = {}
-    for page in pages if isinstance(pages, list) else []:
-        if _OWN in page.metadata and page.metadata[_START] <= position:
-            found = page.metadata[_OWN]
-    return found
+def split_pages(document: BaseNode) -> list[tuple[int, BaseNode]]:
+    """Take a joined document apart again: each page under the document's id, and where it starts.
+
+    Any other document is its only page.
+    """
+    related = document.relationships.get(NodeRelationship.CHILD)
+    places = [page for page in related if _OWN in page.metadata] if isinstance(related, list) else []
+    if not places:
+        return [(0, document)]
+    text = document.get_content(metadata_mode=MetadataMode.NONE)
+    starts = [int(place.metadata[_START]) for place in places]
+    ends = [start - len(_SEPARATOR) for start in starts[1:]] + [len(text)]
+    pages: list[tuple[int, BaseNode]] = []
+    for place, start, end in zip(places, starts, ends, strict=True):
+        metadata = {**document.metadata, **place.metadata[_OWN]}
+        page = document.model_copy(update={"metadata": metadata, "relationships": {}})
+        page.set_content(text[start:end])
+        pages.append((start, page))
+    return pages

@@ -24,7 +24,7 @@ from pydantic_core import PydanticSerializationError, to_jsonable_python
 from rag_embed.errors import AlignmentError, InputError
 from rag_embed.llamaindex.context import make_joined_stamps, make_stamps, stamp_node
 from rag_embed.llamaindex.given_spans import SpanNodeParser, given_place
-from rag_embed.llamaindex.pages import page_metadata
+from rag_embed.llamaindex.pages import split_pages
 from rag_embed.spans import CharSpan, align_chunks
 
 _ID_NAMESPACE = uuid.UUID("6f1c1d8e-6a55-5c0e-9d3e-52a1f7b0c9aa")
@@ -48,27 +48,31 @@ def check_documents(nodes: Sequence[BaseNode], inner_name: str) -> None:
 def parse_in_place(parser: NodeParser, document: BaseNode) -> tuple[list[TextNode], AlignmentError | None]:
     """Cut a document into stamped nodes; the error says why they have no place in it, if they have none."""
     text = document.get_content(metadata_mode=MetadataMode.NONE)
-    nodes = parse_document(parser, document)
+    has_places = isinstance(parser, SpanNodeParser)
+    nodes: list[TextNode] = []
+    spans: list[CharSpan] = []
     failure: AlignmentError | None = None
-    try:
-        if isinstance(parser, SpanNodeParser):
-            spans = [CharSpan(*given_place(node)) for node in nodes]
-        else:
-            spans = locate_nodes(nodes, text)
-    except AlignmentError as error:
-        failure = AlignmentError(f"document {document.node_id!r}: {error}")
+    for offset, page in [(0, document)] if has_places else split_pages(document):
+        found = parse_document(parser, page)
+        nodes += found
+        page_text = page.get_content(metadata_mode=MetadataMode.NONE)
+        try:
+            places = (
+                [CharSpan(*given_place(n)) for n in found] if has_places else locate_nodes(found, page_text)
+            )
+            spans += [CharSpan(offset + place.start, offset + place.end) for place in places]
+        except AlignmentError as error:
+            failure = failure or AlignmentError(f"document {document.node_id!r}: {error}")
+    depths = measure_depths(nodes)
+    if failure:
         for node in nodes:
             node.start_char_idx = node.end_char_idx = None
-        texts = [node.text for node in nodes]
-        stamps = make_joined_stamps(texts, measure_depths(nodes), owner=document.node_id)
+        stamps = make_joined_stamps([node.text for node in nodes], depths, owner=document.node_id)
     else:
         for node, span in zip(nodes, spans, strict=True):
             node.text = text[span.start : span.end]
             node.start_char_idx, node.end_char_idx = span.start, span.end
-            if parser.include_metadata:
-                node.metadata |= to_json_form(page_metadata(document, span.start))
-        places = list(zip(measure_depths(nodes), spans, strict=True))
-        stamps = make_stamps(text, places, owner=document.node_id)
+        stamps = make_stamps(text, list(zip(depths, spans, strict=True)), owner=document.node_id)
     rename_nodes(nodes, document)
     for node, stamp in zip(nodes, stamps, strict=True):
         stamp_node(node, stamp)
