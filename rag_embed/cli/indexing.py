@@ -49,8 +49,7 @@ def index(
             chunk_store.clear()
         embed_model = model_for(chunk_store.info(), make_model_options(embedding))
         parser = LateChunkingNodeParser(
-            node_parser=SentenceSplitter(chunk_size=chunk_size, chunk_overlap=chunk_overlap),
-            context_key="file_path",
+            node_parser=SentenceSplitter(chunk_size=chunk_size, chunk_overlap=chunk_overlap)
         )
         corpus = Corpus(chunk_store, embed_model=embed_model, node_parser=parser)
         results = []

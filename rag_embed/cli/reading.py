@@ -110,15 +110,15 @@ def _is_binary(path: Path) -> bool:
 
 
 def _read_file(path: Path, file_id: str, source: str) -> list[Document]:
+    from rag_embed.llamaindex.pages import join_pages  # loads torch
+
     reader = SimpleDirectoryReader(
         input_files=[str(path)],
-        filename_as_id=True,
         raise_on_error=True,
         file_metadata=lambda _: _metadata(file_id, source),
     )
-    documents = reader.load_data()
+    documents = join_pages(reader.load_data())
     for document in documents:
-        document.id_ = file_id + document.id_.removeprefix(str(path))
         _hide_metadata(document)
     return documents
 

@@ -79,7 +79,7 @@ def choose_options(
     options = TrainingOptions(
         steps=steps, check_every=max(1, steps // 4), learning_rate=learning_rate, seed=seed
     )
-    window_tokens = model._window_options.window_tokens
+    window_tokens = model.window_options.window_tokens
     if model.located_adapter is None and window_tokens is not None:
         return replace(options, window_tokens=window_tokens)
     return options
