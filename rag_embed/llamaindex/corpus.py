@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 from llama_index.core.schema import BaseNode, Document, MetadataMode
 from llama_index.core.vector_stores.types import FilterOperator, MetadataFilter, MetadataFilters
 
-from rag_embed.errors import InputError
+from rag_embed.errors import InputError, StoreError
 from rag_embed.llamaindex.embedding import ContextualEmbedding
 from rag_embed.llamaindex.node_parser import LateChunkingNodeParser
 from rag_embed.stamp import STAMP_KEY, ChunkStamp, hash_text
@@ -25,7 +25,7 @@ from rag_embed.stamp import STAMP_KEY, ChunkStamp, hash_text
 if TYPE_CHECKING:
     from rag_embed.qdrant import QdrantChunkStore
 
-State = Literal["added", "changed", "unchanged", "removed"]
+State = Literal["added", "changed", "unchanged", "removed", "kept", "failed"]
 
 _DOCUMENT_KEY = "doc_id"
 
@@ -46,6 +46,7 @@ class SyncStep:
 
 
 Progress: TypeAlias = Callable[[SyncStep], None]
+OnFailure: TypeAlias = Callable[[Sequence[str], Exception], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +58,9 @@ class SyncReport:
         changed: Ids of documents of which the store had something else.
         removed: Ids of documents that are gone.
         unchanged: Ids of documents that were complete already.
+        kept: Ids of documents that are gone, or not to be seen at present, and stay.
+        failed: Ids of documents that could not be chunked, embedded or stored; the store has of them what it
+            had before.
         chunks: Chunks of all present documents.
         embedded: Chunks that went through the model.
     """
@@ -65,6 +69,8 @@ class SyncReport:
     changed: tuple[str, ...]
     removed: tuple[str, ...]
     unchanged: tuple[str, ...]
+    kept: tuple[str, ...]
+    failed: tuple[str, ...]
     chunks: int
     embedded: int
 
@@ -96,7 +102,9 @@ class Corpus:
         documents: Sequence[Document],
         *,
         scope: MetadataFilters | None = None,
+        keeps: Callable[[str], bool] | None = None,
         progress: Progress | None = None,
+        on_failure: OnFailure | None = None,
     ) -> SyncReport:
         """Make the store hold these documents and, in its scope, no others.
 
@@ -105,7 +113,12 @@ class Corpus:
         Args:
             documents: With ids that are the same in every run.
             scope: Which stored documents may be removed when they are not among the given ones; None is all.
+            keeps: Tells of a stored document in the scope that is not among the given ones whether it stays
+                all the same; None lets none stay.
             progress: Called for each document when it is done.
+            on_failure: Called with the documents of a context that cannot be chunked, embedded or stored, and
+                why; the others go on. None raises, and ends there. What the store itself cannot do (it is
+                full, does not answer) always raises.
 
         Raises:
             InputError: Two documents have one id.
@@ -115,20 +128,24 @@ class Corpus:
         states: dict[str, State] = {}
         chunk_count = embedded_count = 0
         for group in self._group_by_context(documents):
-            nodes = self._node_parser.get_nodes_from_documents(group)
-            chunk_count += len(nodes)
-            group_states = self._compare(group, nodes)
-            stale = [document_id for document_id, state in group_states.items() if state != "unchanged"]
-            if stale:
-                self._embed_model(nodes)
-                embedded_count += len(nodes)
-            for document_id in stale:
-                own = [node for node in nodes if node.ref_doc_id == document_id]
-                self._store.replace_document(document_id, own)
+            try:
+                group_states, chunks, embedded = self._sync_context(group)
+            except (StoreError, OSError, MemoryError):
+                raise
+            except Exception as error:  # parsers are third-party code and raise what they like
+                if on_failure is None:
+                    raise
+                on_failure([document.node_id for document in group], error)
+                group_states, chunks, embedded = {document.node_id: "failed" for document in group}, 0, 0
+            chunk_count += chunks
+            embedded_count += embedded
             states.update(group_states)
             for document in group:
                 _tell(progress, document.node_id, states[document.node_id], len(document.text))
         for document_id in self._find_gone(list(states), scope):
+            if keeps is not None and keeps(document_id):
+                states[document_id] = "kept"
+                continue
             self._store.delete(document_id)
             states[document_id] = "removed"
             _tell(progress, document_id, "removed", 0)
@@ -137,8 +154,27 @@ class Corpus:
             return tuple(document_id for document_id, state in states.items() if state == wanted)
 
         return SyncReport(
-            ids("added"), ids("changed"), ids("removed"), ids("unchanged"), chunk_count, embedded_count
+            added=ids("added"),
+            changed=ids("changed"),
+            removed=ids("removed"),
+            unchanged=ids("unchanged"),
+            kept=ids("kept"),
+            failed=ids("failed"),
+            chunks=chunk_count,
+            embedded=embedded_count,
         )
+
+    def _sync_context(self, group: Sequence[Document]) -> tuple[dict[str, State], int, int]:
+        """Bring the documents of one context up to date; count their chunks, and those that were embedded."""
+        nodes = self._node_parser.get_nodes_from_documents(group)
+        states = self._compare(group, nodes)
+        stale = [document_id for document_id, state in states.items() if state != "unchanged"]
+        if stale:
+            self._embed_model(nodes)
+        for document_id in stale:
+            own = [node for node in nodes if node.ref_doc_id == document_id]
+            self._store.replace_document(document_id, own)
+        return states, len(nodes), len(nodes) if stale else 0
 
     def _check(self, documents: Sequence[Document]) -> None:
         counts = Counter(document.node_id for document in documents)

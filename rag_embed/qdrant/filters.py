@@ -13,7 +13,8 @@ What a filter means, on every engine (a key that is absent, null or an empty lis
 | IS_EMPTY | it has no value |
 | AND, OR, NOT | all, some, none of the filters in it hold; a group without filters says nothing |
 
-Numbers equal by value (2 and 2.0); strings never equal numbers. A key is a path as Qdrant reads it
+Numbers equal by value (2 and 2.0); strings never equal numbers, and truth values only each other (LlamaIndex
+checks a value's type; `MetadataFilter.model_construct` takes a bool). A key is a path as Qdrant reads it
 (`author.name` looks into a dict); to mean a key with a dot in its name, quote it: `'"author.name"'`.
 """
 
@@ -170,8 +171,11 @@ def _is_any(key: str, values: Sequence[Value]) -> Condition:
     strings = [value for value in values if isinstance(value, str)]
     # As a range a number also finds payloads of the other type; past 2**53 an integer would find neighbours.
     large = [value for value in values if isinstance(value, int) and abs(value) > _EXACT_INTEGERS]
-    numbers = [float(value) for value in values if not isinstance(value, str) and value not in large]
-    options: list[Condition] = []
+    truths = [value for value in values if isinstance(value, bool)]
+    numbers = [float(value) for value in values if not isinstance(value, str | bool) and value not in large]
+    options: list[Condition] = [
+        models.FieldCondition(key=key, match=models.MatchValue(value=value)) for value in truths
+    ]
     if strings:
         options.append(models.FieldCondition(key=key, match=models.MatchAny(any=strings)))
     if large:
