@@ -113,7 +113,7 @@ def evaluate(
         ),
     ] = False,
     cache: Annotated[Path, typer.Option(help="Where vectors are kept.")] = _DEFAULT_CACHE,
-    html: Annotated[Optional[Path], typer.Option(help="Write the report as an HTML page.")] = None,  # noqa: UP045
+    html: opt.Html = None,
     json: opt.Json = False,
 ) -> None:
     """Measure whether context pays on a corpus, against isolated chunks, titles and BM25, with a verdict."""
@@ -172,15 +172,16 @@ def evaluate(
             settings=settings,
             on_step=on_step,
         )
-    if html is not None:
-        from rag_embed.evaluation.page import render_page
-
-        html.write_text(render_page(evaluation), encoding="utf-8")
-        output.note(f"report: {html}", style="green")
     if json:
         output.json(evaluation.as_json())
     else:
         output.evaluation(evaluation)
+    if html is not None:
+        # After the figures are shown: a disk that is full by now must not take them along.
+        from rag_embed.evaluation.page import render_page
+
+        html.write_text(render_page(evaluation), encoding="utf-8")
+        output.note(f"report: {html}", style="green")
 
 
 def _read_set(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, fields, is_dataclass
 from enum import Enum, IntEnum
@@ -54,6 +55,20 @@ def check_unicode(value: Any) -> Any:
     except InputError as error:
         raise BadParameter(str(error)) from error
     return value
+
+
+def check_writable(path: Path | None) -> Path | None:
+    """Refuse a file that cannot be written, before the work whose result it is to hold."""
+    if path is None:
+        return None
+    folder = path.expanduser().absolute().parent
+    if not folder.is_dir():
+        raise BadParameter(
+            f"{path} cannot be written, {folder} is not a folder; make it, or name another file"
+        )
+    if path.is_dir() or not os.access(path if path.exists() else folder, os.W_OK):
+        raise BadParameter(f"{path} cannot be written; expected a file in a folder that lets you")
+    return path
 
 
 _PLACE = "Where the index is"
@@ -124,6 +139,10 @@ Filter = Annotated[
         callback=check_unicode,
         help="Metadata that passages must have. Repeatable.",
     ),
+]
+Html = Annotated[
+    Optional[Path],  # noqa: UP045
+    Option(callback=check_writable, help="Write the report as an HTML page."),
 ]
 Json = Annotated[bool, Option("--json", help="JSON on standard output, and nothing else there.")]
 Query = Annotated[str, Argument(callback=check_unicode, help="The question.", show_default=False)]
