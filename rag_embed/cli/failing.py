@@ -38,19 +38,20 @@ def ending_on_signals() -> Iterator[None]:
             signal.signal(sent, signal.SIG_DFL)
         raise (KeyboardInterrupt if number == signal.SIGINT else Terminated)
 
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, end)
+    before = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
     finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
         for child in multiprocessing.active_children():
             child.terminate()
 
 
 def belongs_to_typer(error: BaseException) -> bool:
-    """Whether an error is how Typer ends a command, and Typer's to show."""
+    """Whether an error is how Typer ends a command, or a reader that went away, which is not told."""
     # Typer carries a click of its own in late versions, so that classes cannot be told by their home.
-    return isinstance(error, SystemExit | typer.Abort) or hasattr(error, "exit_code")
+    return isinstance(error, SystemExit | typer.Abort | BrokenPipeError) or hasattr(error, "exit_code")
 
 
 def explain(error: BaseException) -> tuple[str, ExitCode]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 from datetime import date, datetime, timezone
 
+import numpy as np
 import qdrant_edge as edge
 from qdrant_client import models
 
@@ -217,6 +218,8 @@ def _condition(item: models.Condition) -> edge.ConditionType:
 
 
 def _match(match: models.Match) -> edge.MatchType:
+    if isinstance(match, models.MatchValue) and isinstance(match.value, bool):
+        return edge.MatchValue(np.bool_(match.value))  # type: ignore[arg-type]  # a bool it takes for 0 or 1
     if isinstance(match, models.MatchValue):
         return edge.MatchValue(match.value)
     if isinstance(match, models.MatchAny):
