@@ -103,7 +103,7 @@ def test_a_signal_ends_a_run_with_one_line_and_its_children(
     def replace_until_signalled(self: QdrantChunkStore, ref_doc_id: str, nodes: list[TextNode]) -> list[str]:
         if ref_doc_id == "docs/b.txt":
             threading.Timer(0.5, os.kill, (os.getpid(), number)).start()
-            # Any library that waits for a child ends it when it is interrupted; SIGTERM must interrupt it, too.
+            # Who waits for a child ends it when interrupted; SIGTERM has to interrupt, too.
             with subprocess.Popen(["sleep", "60"]) as child:
                 children.append(child)
                 try:

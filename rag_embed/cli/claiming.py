@@ -7,10 +7,13 @@ in another one.
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
+from urllib.parse import quote, unquote_to_bytes
 
 from rag_embed.cli.reading import Reading
 from rag_embed.errors import InputError
@@ -18,6 +21,33 @@ from rag_embed.qdrant import QdrantChunkStore
 
 FOLDERS_KEY = "rag_embed_folders"
 """Key in a collection's metadata: by a folder's name, where it was and on which machine."""
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """Whose documents bear a name.
+
+    Attributes:
+        folder: Where it was when it was read last.
+        host: Name of the machine on which it was there.
+    """
+
+    folder: Path
+    host: str
+
+    @property
+    def is_here(self) -> bool:
+        """Whether it was read on this machine; of another one nobody knows what is there now."""
+        return self.host == socket.gethostname()
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, str]) -> Claim:
+        """Read what `to_record` wrote."""
+        return cls(Path(os.fsdecode(unquote_to_bytes(record["path"]))), record["host"])
+
+    def to_record(self) -> dict[str, str]:
+        """Write it as JSON can hold it; a path may be no UTF-8."""
+        return {"path": quote(os.fsencode(self.folder)), "host": self.host}
 
 
 def check_distinct(readings: Sequence[Reading]) -> None:
@@ -49,17 +79,16 @@ def check_claims(store: QdrantChunkStore, readings: Sequence[Reading]) -> None:
         if reading.folder is None or reading.is_named:
             continue
         own = claims.get(reading.source)
-        if own is not None and own["path"] != str(reading.folder) and not _has_moved(own):
+        if own is not None and own.folder != reading.folder and not (own.is_here and not own.folder.is_dir()):
             raise InputError(
                 f"collection {store.collection_name!r} holds the documents of another folder that is called "
-                f"{reading.source!r}, {own['path']} on {own['host']}; they would be replaced by those in "
+                f"{reading.source!r}, {own.folder} on {own.host}; they would be replaced by those in "
                 f"{reading.folder}. Give it a name: {reading.source}-2={reading.folder} keeps both, "
                 f"{reading.source}={reading.folder} says that it is the same folder in another place"
             )
-        for name, claim in claims.items():
-            other = Path(claim["path"])
-            if name != reading.source and claim["host"] == socket.gethostname() and other.is_dir():
-                _check_overlap(reading.folder, name, other)
+        for name, other in claims.items():
+            if name != reading.source and other.is_here and other.folder.is_dir():
+                _check_overlap(reading.folder, name, other.folder)
 
 
 def claim(store: QdrantChunkStore, reading: Reading) -> None:
@@ -67,24 +96,18 @@ def claim(store: QdrantChunkStore, reading: Reading) -> None:
     if reading.folder is None or store.info() is None:
         return
     claims = _read_claims(store)
-    wanted = {"path": str(reading.folder), "host": socket.gethostname()}
+    wanted = Claim(reading.folder, socket.gethostname())
     if claims.get(reading.source) != wanted:
-        store.update_metadata({FOLDERS_KEY: {**claims, reading.source: wanted}})
+        claims[reading.source] = wanted
+        record = {name: known.to_record() for name, known in claims.items()}
+        store.update_metadata({FOLDERS_KEY: record})
 
 
-def _read_claims(store: QdrantChunkStore) -> dict[str, dict[str, str]]:
+def _read_claims(store: QdrantChunkStore) -> dict[str, Claim]:
     found = store.read_metadata().get(FOLDERS_KEY)
-    claims = found.items() if isinstance(found, Mapping) else ()
-    return {
-        str(name): {"path": str(entry["path"]), "host": str(entry["host"])}
-        for name, entry in claims
-        if isinstance(entry, Mapping) and {"path", "host"} <= entry.keys()
-    }
-
-
-def _has_moved(claim: Mapping[str, str]) -> bool:
-    """Whether the folder is no longer where it was; of another machine nobody knows."""
-    return claim["host"] == socket.gethostname() and not Path(claim["path"]).is_dir()
+    if not isinstance(found, Mapping):
+        return {}
+    return {str(name): Claim.from_record(record) for name, record in found.items()}
 
 
 def _check_overlap(folder: Path, name: str, other: Path) -> None:
