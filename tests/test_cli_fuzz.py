@@ -266,9 +266,10 @@ def check(seed: int, tmp_path: Path, model: Path) -> None:
     found = run("search", "--json", *filters, *place, "--", fuzzed.question)
     if found.stdout:
         assert json.loads(found.stdout)["query"] == fuzzed.question
-    run("search", *filters, *place, "--", fuzzed.question)
-    run("chat", *filters, *place, input=f"{fuzzed.question}\n".encode("utf-8", "surrogateescape"))
-    run("info", "--store", tmp_path / "store")
+    if seed % 2:
+        run("search", *filters, *place, "--", fuzzed.question)
+    else:
+        run("chat", *filters, *place, input=f"{fuzzed.question}\n".encode("utf-8", "surrogateescape"))
 
 
 @pytest.mark.parametrize("seed", range(100))

@@ -123,7 +123,13 @@ class Searcher:
         )
 
     def retrieve(self, query: str) -> list[NodeWithScore]:
-        """Find the best chunks, best first."""
+        """Find the best chunks, best first.
+
+        Raises:
+            InputError: The question is blank.
+        """
+        if not query.strip():
+            raise InputError("the question is empty; expected some words")
         bundle = QueryBundle(query)
         nodes = self.retriever.retrieve(bundle)
         for postprocessor in self.postprocessors:
