@@ -25,6 +25,9 @@ from rag_embed.llamaindex import ContextualEmbedding, ListwiseRerank
 from rag_embed.llamaindex.rerank import RETRIEVAL_SCORE, SHOWN_TOKENS
 from rag_embed.qdrant import QdrantChunkStore
 
+SKIPPED_KEY = "rerank_skipped"
+"""Metadata key under which a reranker says why it kept the order."""
+
 Rerank = Literal["none", "feedback", "listwise"]
 
 
@@ -79,12 +82,13 @@ class FirstStageRerank(BaseNodePostprocessor):
     def _postprocess_nodes(
         self, nodes: list[NodeWithScore], query_bundle: QueryBundle | None = None
     ) -> list[NodeWithScore]:
-        self.unranked = None
         try:
-            return self.reranker.postprocess_nodes(nodes, query_bundle=query_bundle)
+            result = self.reranker.postprocess_nodes(nodes, query_bundle=query_bundle)
+            reason = next((found.node.metadata.get(SKIPPED_KEY) for found in result), None)
         except ContextOverflowError as error:
-            self.unranked = f"not reranked, the passages stand as they were found: {error}"
-            return nodes[: self.top_n]
+            result, reason = nodes[: self.top_n], str(error)
+        self.unranked = f"not reranked, the passages stand as they were found: {reason}" if reason else None
+        return result
 
 
 class Searcher:
