@@ -1,7 +1,8 @@
 """Anything at all through the real commands: no traceback, and nothing changed without a word.
 
-Each input is a folder of files with arbitrary names and contents, a filter and a question. 100 of them run by
-default, 1,000 with the slow tests; a seed makes the same input on every machine.
+A case is a folder of one to four files with arbitrary names and contents, filters and a question: 40 cases,
+so about a hundred files, by default; 400, so about a thousand, with the slow tests. A seed makes the same case
+on every machine.
 """
 
 from __future__ import annotations
@@ -116,8 +117,8 @@ CODES = {0, 1, 2, 3, 4}
 
 
 @dataclass
-class FuzzInput:
-    """One input, and what is known of it.
+class Case:
+    """One case, and what is known of it.
 
     Attributes:
         texts: What must be stored of a file, by its path in the folder, unless it is named.
@@ -173,14 +174,14 @@ def make_office_file(rng: random.Random, folder: Path) -> tuple[str, bytes]:
     return path.suffix, data
 
 
-def make_input(seed: int, tmp_path: Path) -> FuzzInput:
+def make_input(seed: int, tmp_path: Path) -> Case:
     rng = random.Random(seed)
     folder = tmp_path / os.fsdecode(make_name(rng))
     filters = [
         f"{rng.choice((*KEYS, make_text(rng)[:20]))}={rng.choice((*VALUES, make_text(rng)[:20]))}"
         for _ in range(rng.choice((0, 0, 1, 2)))
     ]
-    fuzzed = FuzzInput(folder, filters, make_text(rng)[: rng.choice((5, 40, 2000))])
+    fuzzed = Case(folder, filters, make_text(rng)[: rng.choice((5, 40, 2000))])
     for _ in range(rng.randint(1, 4)):
         place = folder
         if rng.random() < 0.3:
@@ -223,7 +224,7 @@ def squeeze(text: str) -> str:
     return "".join(text.split())
 
 
-def check_stored(fuzzed: FuzzInput, store: Path, report: dict[str, Any]) -> None:
+def check_stored(fuzzed: Case, store: Path, report: dict[str, Any]) -> None:
     """Every text is stored to the letter, or its file is named with a reason."""
     named = {*report["failed"], *report["skipped"], *report["empty"]}
     found: dict[str, str] = {}
@@ -239,8 +240,8 @@ def check_stored(fuzzed: FuzzInput, store: Path, report: dict[str, Any]) -> None
         document = f"{report['source']}/{name}"
         if document in named or name.endswith(IS_FORMAT) or any(p.startswith(".") for p in name.split("/")):
             continue
-        if text.lstrip().startswith(("%PDF-", "{\\rtf", "%!PS")):
-            continue
+        if "\0" in text or text.lstrip().startswith(("%PDF-", "{\\rtf", "%!PS")):
+            continue  # UTF-16, or another format
         assert squeeze(found.get(document, "")) == squeeze(text.removeprefix("\ufeff")), document
 
 
@@ -272,7 +273,7 @@ def check(seed: int, tmp_path: Path, model: Path) -> None:
         run("chat", *filters, *place, input=f"{fuzzed.question}\n".encode("utf-8", "surrogateescape"))
 
 
-@pytest.mark.parametrize("seed", range(100))
+@pytest.mark.parametrize("seed", range(40))
 def test_nothing_breaks_a_command_or_changes_without_a_word(
     seed: int, tmp_path: Path, tiny_folder: Path
 ) -> None:
@@ -280,6 +281,6 @@ def test_nothing_breaks_a_command_or_changes_without_a_word(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(100, 1000))
+@pytest.mark.parametrize("seed", range(40, 400))
 def test_nothing_breaks_a_command_in_a_thousand(seed: int, tmp_path: Path, tiny_folder: Path) -> None:
     check(seed, tmp_path, tiny_folder)

@@ -11,13 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
 from rag_embed.cli import options as opt
-from rag_embed.cli.output import Output
+from rag_embed.cli.output import Output, SafeConsole
 from rag_embed.cli.preparing import read_sources
 
 if TYPE_CHECKING:
@@ -268,7 +267,7 @@ class EvaluationOutput(Output):
             mark = " *" if result.arm.is_default else ""
             table.add_row(Text(f"{result.arm.name}{mark}"), *cells)
         # Numbers are worth more than a neat right edge: on a narrow terminal the lines wrap.
-        Console(file=self._stdout, highlight=False, width=max(self._out.width, _TABLE_WIDTH)).print(table)
+        SafeConsole(file=self._stdout, highlight=False, width=max(self._out.width, _TABLE_WIDTH)).print(table)
         self._out.print(
             Text(
                 "In hundredths; differences are in nDCG@10 with their 95 % intervals. "
