@@ -1,8 +1,8 @@
 """Anything at all through the real commands: no traceback, and nothing changed without a word.
 
 A case is a folder of one to four files with arbitrary names and contents, filters and a question: 40 cases,
-so about a hundred files, by default; 400, so about a thousand, with the slow tests. A seed makes the same case
-on every machine.
+so about a hundred files, by default; 400, so about a thousand, with the slow tests. A seed makes the same
+case on every machine.
 """
 
 from __future__ import annotations
