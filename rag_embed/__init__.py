@@ -10,7 +10,14 @@ if TYPE_CHECKING:
     from rag_embed.encoder import Encoder, load_encoder
     from rag_embed.errors import RagEmbedError
     from rag_embed.late_chunking import embed_chunks, embed_isolated, embed_late
-    from rag_embed.llamaindex import ContextualEmbedding, LateChunkingNodeParser, ListwiseRerank
+    from rag_embed.llamaindex import (
+        ContextualEmbedding,
+        Corpus,
+        LateChunkingNodeParser,
+        ListwiseRerank,
+        SpanNodeParser,
+        join_pages,
+    )
     from rag_embed.qdrant import QdrantChunkStore
     from rag_embed.spans import CharSpan
 
@@ -19,28 +26,34 @@ __version__ = "0.1.0"
 _HOMES = {
     "CharSpan": "rag_embed.spans",
     "ContextualEmbedding": "rag_embed.llamaindex",
+    "Corpus": "rag_embed.llamaindex",
     "Encoder": "rag_embed.encoder",
     "LateChunkingNodeParser": "rag_embed.llamaindex",
     "ListwiseRerank": "rag_embed.llamaindex",
     "QdrantChunkStore": "rag_embed.qdrant",
     "RagEmbedError": "rag_embed.errors",
+    "SpanNodeParser": "rag_embed.llamaindex",
     "embed_chunks": "rag_embed.late_chunking",
     "embed_isolated": "rag_embed.late_chunking",
     "embed_late": "rag_embed.late_chunking",
+    "join_pages": "rag_embed.llamaindex",
     "load_encoder": "rag_embed.encoder",
 }
 
 __all__ = [
     "CharSpan",
     "ContextualEmbedding",
+    "Corpus",
     "Encoder",
     "LateChunkingNodeParser",
     "ListwiseRerank",
     "QdrantChunkStore",
     "RagEmbedError",
+    "SpanNodeParser",
     "embed_chunks",
     "embed_isolated",
     "embed_late",
+    "join_pages",
     "load_encoder",
 ]
 

@@ -11,7 +11,8 @@ from llama_index.core.vector_stores.types import (
     VectorStoreQuery,
 )
 
-from rag_embed.stamp import STAMP_KEY, ChunkStamp
+from rag_embed.llamaindex.context import stamp_node
+from rag_embed.stamp import ChunkStamp
 
 DIM = 8
 
@@ -39,20 +40,17 @@ def make_nodes(
     nodes = []
     for index, vector in enumerate(make_vectors(count, dim=dim, seed=seed)):
         values: dict[str, object] = {"index": index, **metadata}
-        if fingerprint is not None:
-            stamp = ChunkStamp("0" * 32, index, index + 1, fingerprint=fingerprint)
-            values[STAMP_KEY] = stamp.to_text()
         source = {NodeRelationship.SOURCE: RelatedNodeInfo(node_id=document)} if document else {}
-        nodes.append(
-            TextNode(
-                id_=f"{prefix}-{index}",
-                text=f"Text {index} of {document}: naïve 🙂",
-                metadata=values,
-                relationships=source,
-                embedding=vector,
-                excluded_embed_metadata_keys=[STAMP_KEY],
-            )
+        node = TextNode(
+            id_=f"{prefix}-{index}",
+            text=f"Text {index} of {document}: naïve 🙂",
+            metadata=values,
+            relationships=source,
+            embedding=vector,
         )
+        if fingerprint is not None:
+            stamp_node(node, ChunkStamp("0" * 32, index, index + 1, fingerprint=fingerprint))
+        nodes.append(node)
     return nodes
 
 

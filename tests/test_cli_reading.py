@@ -115,11 +115,10 @@ def test_office_files_are_read_as_what_people_see(index: Index, tmp_path: Path) 
     result = index(tmp_path / "docs", "--chunk-size", "100")
     assert result.exit_code == 0, result.stderr
     assert stored(tmp_path) == {
-        "docs/a.pdf_part_0": "The first page is about bread.",
-        "docs/a.pdf_part_1": "The second page is about salt.",
+        "docs/a.pdf": "The first page is about bread.\n\nThe second page is about salt.",
         "docs/b.docx": "Opening hours\n\nThe museum opens at nine.\n\nAdults | five euros",
-        "docs/c.pptx_part_0": "Boats\n\nBoats are built in spring.\n\nSpeak of the harbour.",
-        "docs/d.xlsx_part_0": "ticket | euros\ntram | 3",
+        "docs/c.pptx": "Boats\n\nBoats are built in spring.\n\nSpeak of the harbour.",
+        "docs/d.xlsx": "ticket | euros\ntram | 3",
         "docs/e.html": "Café\n\nIt is bold to swim.\n\none\n\ntwo",
         "docs/f.ipynb": "# Plan\nWe measure.\n\nprint(1)",
         "docs/g.rtf": "The lake is über deep.",
@@ -156,7 +155,7 @@ def test_a_pdf_is_known_by_its_content_whatever_its_name(index: Index, tmp_path:
     )
     assert index(docs).exit_code == 0
     assert stored(tmp_path) == {
-        "docs/report_part_0": "It says bread.",
+        "docs/report": "It says bread.",
         "docs/about.md": "A PDF begins with %PDF-1.3.",
     }
 
@@ -175,13 +174,13 @@ def test_an_encrypted_pdf_says_so_and_one_without_a_password_is_read(index: Inde
     assert failed["docs/shut.pdf"].startswith("encrypted, and opens only with its password")
     assert set(failed) | set(report(result)["empty"]) == {"docs/shut.pdf", "docs/torn.pdf"}
     assert "Future" not in result.stderr
-    assert stored(tmp_path) == {"docs/open.pdf_part_0": "It says salt."}
+    assert stored(tmp_path) == {"docs/open.pdf": "It says salt."}
 
 
 def test_halves_of_characters_out_of_a_pdf_are_replaced_and_named(index: Index, tmp_path: Path) -> None:
     result = index(write(tmp_path / "docs", a__pdf=make_pdf("bread ~ salt")))
     assert result.exit_code == 0, result.stderr
-    assert stored(tmp_path) == {"docs/a.pdf_part_0": "bread \ufffd salt"}
+    assert stored(tmp_path) == {"docs/a.pdf": "bread \ufffd salt"}
     assert "note docs/a.pdf: 1 halves of characters" in result.stderr
 
 
@@ -194,7 +193,7 @@ def test_files_without_text_are_named_and_their_old_text_forgotten(index: Index,
     result = index(docs, "--json")
     assert result.exit_code == 0, result.stderr
     assert report(result)["empty"] == ["docs/empty.txt", "docs/scan.pdf"]
-    assert report(result)["removed"] == ["docs/scan.pdf_part_0"]
+    assert report(result)["removed"] == ["docs/scan.pdf"]
     assert report(result)["unchanged"] == 2
     assert "without text docs/scan.pdf: holds no text; if it is a scan" in result.stderr
     assert "note docs/mixed.pdf: 1 of its 2 parts hold no text" in result.stderr

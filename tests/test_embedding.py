@@ -16,11 +16,13 @@ import numpy as np
 import pytest
 from llama_index.core import Document, StorageContext, VectorStoreIndex
 from llama_index.core.callbacks import CallbackManager, CBEventType, EventPayload, LlamaDebugHandler
+from llama_index.core.extractors import KeywordExtractor, QuestionsAnsweredExtractor, SummaryExtractor
 from llama_index.core.ingestion import IngestionPipeline
 from llama_index.core.instrumentation import get_dispatcher
 from llama_index.core.instrumentation.event_handlers import BaseEventHandler
 from llama_index.core.instrumentation.events.embedding import EmbeddingEndEvent, EmbeddingStartEvent
 from llama_index.core.instrumentation.span_handlers import SimpleSpanHandler
+from llama_index.core.llms import MockLLM
 from llama_index.core.node_parser import SentenceSplitter, TokenTextSplitter
 from llama_index.core.schema import BaseNode, QueryBundle, TextNode, TransformComponent
 from llama_index.core.storage.kvstore import SimpleKVStore
@@ -28,9 +30,9 @@ from llama_index.core.vector_stores import SimpleVectorStore
 from llama_index.vector_stores.qdrant import QdrantVectorStore
 from qdrant_client import QdrantClient
 
-from rag_embed.errors import AlignmentError, EmptyTextError, InputError
-from rag_embed.llamaindex import ContextualEmbedding, LateChunkingNodeParser
-from rag_embed.stamp import STAMP_KEY, ChunkStamp
+from rag_embed.errors import AlignmentError, EmptyTextError, InputError, UnsupportedModelError
+from rag_embed.llamaindex import ContextualEmbedding, LateChunkingNodeParser, SpanNodeParser
+from rag_embed.stamp import ChunkStamp
 from tests import reference
 from tests.checkpoints import tiny_bert
 
@@ -183,6 +185,16 @@ def by_mixed_order(model: ContextualEmbedding) -> Snapshot:
     return snapshot(model(nodes))
 
 
+def by_cache_hit_of_an_embedding_parser(model: ContextualEmbedding) -> Snapshot:
+    parser = LateChunkingNodeParser(node_parser=splitter(), embed_model=model)
+    pipeline = IngestionPipeline(transformations=[parser])
+    pipeline.run(documents=read())
+    before = model.encoder.token_count
+    nodes = pipeline.run(documents=read())
+    assert model.encoder.token_count == before
+    return snapshot(nodes)
+
+
 WAYS: list[Callable[[ContextualEmbedding], Snapshot]] = [
     by_index,
     by_async_index,
@@ -193,6 +205,7 @@ WAYS: list[Callable[[ContextualEmbedding], Snapshot]] = [
     by_update,
     by_pipeline,
     by_cache_hit,
+    by_cache_hit_of_an_embedding_parser,
     by_async_pipeline,
     by_both,
     by_await,
@@ -244,6 +257,24 @@ def test_the_stock_qdrant_store_holds_the_same_bits_both_ways(model: ContextualE
         np.testing.assert_allclose(vector, wanted[node_id][0], atol=1e-6)
 
 
+def test_the_cache_of_an_embedding_parser_sees_what_changed_between_chunks(
+    model: ContextualEmbedding,
+) -> None:
+    """And other borders in the same text: its key is the document's text and the parser's options."""
+    parser = LateChunkingNodeParser(node_parser=SpanNodeParser(), embed_model=model)
+    pipeline = IngestionPipeline(transformations=[parser])
+
+    def run(gap: str, *spans: list[int]) -> list[BaseNode]:
+        document = Document(text=f"The river{gap}it is long", id_="d", metadata={"spans": list(spans)})
+        nodes = pipeline.run(documents=[document])
+        assert snapshot(nodes) == snapshot(parser([document]))
+        return nodes
+
+    first = run(" Elbe: ", [0, 9], [16, 26])
+    assert first[1].embedding != run(" Rhein ", [0, 9], [16, 26])[1].embedding
+    assert [node.text for node in run(" Elbe: ", [0, 4], [4, 9])] == ["The ", "river"]
+
+
 # --- what is embedded again, and what is refused --------------------------------------------------
 
 
@@ -254,7 +285,7 @@ def test_vectors_of_the_same_fingerprint_are_kept(tiny_folder: Path, model: Cont
     assert snapshot(model(nodes)) == wanted
     assert snapshot(embedding_of(tiny_folder)(nodes)) == wanted
     assert model.encoder.token_count == before
-    stamps = [ChunkStamp.from_metadata(node.metadata) for node in nodes]
+    stamps = [ChunkStamp.from_node(node) for node in nodes]
     assert {stamp.fingerprint for stamp in stamps} == {model.fingerprint()}
 
 
@@ -291,7 +322,8 @@ def test_a_vector_of_unknown_origin_is_replaced(model: ContextualEmbedding) -> N
 def test_nodes_without_a_stamp_are_refused(tiny_folder: Path, strategy: str) -> None:
     nodes = [*parse(*read()), TextNode(text="stray", id_="stray")]
     with pytest.raises(
-        AlignmentError, match=r"1 of \d+ nodes carry no stamp .*'stray'; parse with LateChunkingNodeParser\("
+        AlignmentError,
+        match=r"1 of \d+ nodes carry no stamp .*'stray' of document None; parse with LateChunking",
     ):
         embedding_of(tiny_folder, strategy=strategy)(nodes)
     assert all(node.embedding is None for node in nodes)
@@ -307,7 +339,7 @@ def test_nodes_without_a_stamp_are_embedded_alone_by_isolated(
         wanted = reference.isolated_vector(*tiny_reference, text, 64, 31)
         np.testing.assert_allclose(node.embedding, wanted, atol=1e-5)
         assert node.embedding == pytest.approx(model.get_text_embedding(text), abs=1e-6)
-        assert STAMP_KEY not in node.metadata
+        assert ChunkStamp.from_node(node) is None
 
 
 def test_isolated_takes_any_part_of_a_document(tiny_folder: Path) -> None:
@@ -637,3 +669,99 @@ def test_progress_bar(tiny_folder: Path, capsys: pytest.CaptureFixture[str], is_
     assert ("Embedding documents: 100%" in capsys.readouterr().err) is is_shown
     embedding_of(tiny_folder)(parse(*read()), show_progress=is_shown)
     assert ("Embedding documents: 100%" in capsys.readouterr().err) is is_shown
+
+
+# --- what language models are shown ---------------------------------------------------------------
+
+
+class Recorder(MockLLM):
+    """LlamaIndex's stand-in for an LLM, which keeps what it is told."""
+
+    told: list[str] = []  # noqa: RUF012  # pydantic copies it
+
+    async def acomplete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> Any:
+        self.told.append(prompt)
+        return await super().acomplete(prompt, formatted, **kwargs)
+
+    def complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> Any:
+        self.told.append(prompt)
+        return super().complete(prompt, formatted, **kwargs)
+
+
+@pytest.mark.parametrize("extractor", [KeywordExtractor, SummaryExtractor, QuestionsAnsweredExtractor])
+@pytest.mark.parametrize("place", ["before", "after"])
+def test_extractors_tell_their_llm_nothing_of_ours(
+    model: ContextualEmbedding, extractor: Callable[..., TransformComponent], place: str
+) -> None:
+    """They read all metadata; what stands beside a chunk for us is not among them."""
+    ours, plain = Recorder(), Recorder()
+    chunker = splitter()
+    steps: list[TransformComponent] = [LateChunkingNodeParser(node_parser=chunker), model]
+    steps.insert(1 if place == "before" else 2, extractor(llm=ours, num_workers=1))
+    nodes = IngestionPipeline(transformations=steps).run(documents=read("assert"))
+    IngestionPipeline(transformations=[chunker, extractor(llm=plain, num_workers=1)]).run(
+        documents=read("assert")
+    )
+    assert sorted(ours.told) == sorted(plain.told)
+    assert len(ours.told) > 1
+    assert all(node.embedding for node in nodes)
+
+
+@pytest.mark.filterwarnings("ignore:Payload indexes have no effect")
+def test_the_stock_store_brings_the_stamps_back(model: ContextualEmbedding) -> None:
+    client = QdrantClient(location=":memory:")
+    store = QdrantVectorStore("docs", client=client)
+    nodes = pipeline_of(model, vector_store=store).run(documents=read())
+    back = store.get_nodes(node_ids=[node.node_id for node in nodes])
+    wanted = {node.node_id: ChunkStamp.from_node(node) for node in nodes}
+    assert {node.node_id: ChunkStamp.from_node(node) for node in back} == wanted
+    assert all(stamp.fingerprint == model.fingerprint() for stamp in wanted.values())
+    client.close()
+
+
+# --- arguments that other components have ---------------------------------------------------------
+
+
+def test_names_of_huggingface_embedding_mean_the_same(tiny_folder: Path) -> None:
+    own = embedding_of(tiny_folder, query_prefix="ask: ", document_prefix="page: ")
+    theirs = ContextualEmbedding(
+        model_name=str(tiny_folder),
+        query_instruction="ask: ",
+        text_instruction="page: ",
+        normalize=True,
+        backend="torch",
+        trust_remote_code=False,
+        cache_folder=None,
+        max_length=None,
+        show_progress_bar=False,
+        embed_batch_size=4,
+        device="cpu",
+        dtype="float32",
+    )
+    assert theirs.fingerprint() == own.fingerprint()
+    assert theirs.get_query_embedding("river") == own.get_query_embedding("river")
+    assert theirs.embed_batch_size == 4
+
+
+def test_another_model_name_is_never_answered_by_the_embedded_model() -> None:
+    with pytest.raises(UnsupportedModelError, match=r"BAAI/bge-small-en"):
+        ContextualEmbedding(model_name="BAAI/bge-small-en").fingerprint()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"max_length": 128}, r"max_length=128; no text is cut here: window_tokens="),
+        ({"normalize": False}, r"normalize=False; every vector has length 1"),
+        ({"cache_folder": "x"}, r"HF_HUB_CACHE"),
+        ({"backend": "onnx"}, r"backend='onnx'; torch is the only one"),
+        ({"trust_remote_code": True}, r"no remote code is run"),
+        ({"startegy": "late"}, r"knows no argument 'startegy'; did you mean 'strategy'\?"),
+        ({"qqqq": 1}, r"knows no argument 'qqqq'; it takes .*strategy"),
+        ({"model": "a", "model_name": "b"}, r"model='a' and model_name='b', two names of one thing"),
+        ({"query_prefix": "a", "query_instruction": "b"}, r"expected query_prefix= alone"),
+    ],
+)
+def test_arguments_without_effect_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ContextualEmbedding(**options)

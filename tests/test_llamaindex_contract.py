@@ -26,7 +26,7 @@ from llama_index.core.ingestion import DocstoreStrategy, IngestionCache, Ingesti
 from llama_index.core.ingestion.pipeline import get_transformation_hash
 from llama_index.core.node_parser import HierarchicalNodeParser, MarkdownNodeParser, SentenceSplitter
 from llama_index.core.node_parser.node_utils import build_nodes_from_splits
-from llama_index.core.schema import BaseNode, MetadataMode, NodeRelationship, TextNode
+from llama_index.core.schema import BaseNode, MetadataMode, NodeRelationship, RelatedNodeInfo, TextNode
 from llama_index.core.storage.docstore import SimpleDocumentStore
 from llama_index.core.storage.kvstore import SimpleKVStore
 from llama_index.core.utils import get_tokenizer
@@ -368,7 +368,7 @@ def test_start_char_idx_of_hierarchical_chunks_counts_from_the_parent_chunk() ->
 
 
 def test_cache_key_does_not_see_chunk_boundaries() -> None:
-    """The key joins texts without separators: ["a", "bc"] gets the nodes of ["ab", "c"], so we stamp them."""
+    """The key joins texts without separators: ["a", "bc"] gets the nodes of ["ab", "c"]."""
     pipeline = IngestionPipeline(transformations=[HashEmbedding()])
     pipeline.run(nodes=[TextNode(text="ab"), TextNode(text="c")])
     nodes = pipeline.run(nodes=[TextNode(text="a"), TextNode(text="bc")])
@@ -378,7 +378,7 @@ def test_cache_key_does_not_see_chunk_boundaries() -> None:
 
 
 def test_cache_returns_the_old_ref_doc_id() -> None:
-    """A text seen before under another id gets that document's nodes, so the stamp must name the document."""
+    """A text seen before under another id gets that document's nodes."""
     pipeline = IngestionPipeline(transformations=[splitter()])
     pipeline.run(documents=[Document(text=BERLIN, id_="first")])
     nodes = pipeline.run(documents=[Document(text=BERLIN, id_="second")])
@@ -411,24 +411,19 @@ def test_cache_key_sees_public_fields() -> None:
     assert vectors == [hash_vector("oldx"), hash_vector("newx")]
 
 
-def test_metadata_hidden_from_every_reader_still_reaches_cache_key_and_hash() -> None:
-    """Key and hash use ALL mode, so a stamp hidden from embed and LLM text still tells nodes apart."""
+def test_what_stands_in_the_source_link_reaches_neither_cache_key_nor_any_reader() -> None:
+    """No mode shows the link's metadata, so a stamp there is hidden from extractors and from the cache."""
 
     def stamped(text: str, stamp: str) -> TextNode:
-        return TextNode(
-            text=text,
-            metadata={"stamp": stamp},
-            excluded_embed_metadata_keys=["stamp"],
-            excluded_llm_metadata_keys=["stamp"],
-        )
+        link = RelatedNodeInfo(node_id="d", metadata={"stamp": stamp})
+        return TextNode(text=text, relationships={NodeRelationship.SOURCE: link})
 
     first = [stamped("ab", "doc 0:2"), stamped("c", "doc 2:3")]
     second = [stamped("a", "doc 0:1"), stamped("bc", "doc 1:3")]
     model = HashEmbedding()
-    assert get_transformation_hash(first, model) != get_transformation_hash(second, model)
-    assert stamped("ab", "doc 0:2").hash != stamped("ab", "other 0:2").hash
-    assert first[0].get_content(metadata_mode=MetadataMode.EMBED) == "ab"
-    assert first[0].get_content(metadata_mode=MetadataMode.LLM) == "ab"
+    assert get_transformation_hash(first, model) == get_transformation_hash(second, model)
+    for mode in MetadataMode:
+        assert first[0].get_content(metadata_mode=mode) == "ab"
 
 
 def test_embeddings_cache_mixes_up_queries_and_passages() -> None:

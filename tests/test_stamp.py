@@ -1,14 +1,15 @@
-"""The stamp survives the way through a node's metadata."""
+"""The stamp survives the way through a node's link to its document, and no model is shown it."""
 
 from __future__ import annotations
-
-import json
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from llama_index.core.schema import MetadataMode, NodeRelationship, RelatedNodeInfo, TextNode
+from llama_index.core.vector_stores.utils import metadata_dict_to_node, node_to_metadata_dict
 
 from rag_embed.errors import InputError
+from rag_embed.llamaindex.context import stamp_node
 from rag_embed.stamp import STAMP_KEY, ChunkStamp, hash_text
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
@@ -23,29 +24,54 @@ stamps = st.builds(
 )
 
 
+def node_of(**source: object) -> TextNode:
+    link = RelatedNodeInfo(node_id="d", metadata=source)
+    return TextNode(text="x", metadata={"title": "t"}, relationships={NodeRelationship.SOURCE: link})
+
+
 @given(stamps)
 def test_a_stamp_comes_back_as_it_was(stamp: ChunkStamp) -> None:
-    text = stamp.to_text()
-    assert isinstance(text, str)
-    assert ChunkStamp.from_metadata({"title": "x", STAMP_KEY: text}) == stamp
+    node = node_of(title="t")
+    stamp_node(node, stamp)
+    assert ChunkStamp.from_node(node) == stamp
+    assert (node.ref_doc_id, node.metadata) == ("d", {"title": "t"})
     # Also through the JSON of a store's payload.
-    assert ChunkStamp.from_metadata(json.loads(json.dumps({STAMP_KEY: text}))) == stamp
+    assert ChunkStamp.from_node(metadata_dict_to_node(node_to_metadata_dict(node))) == stamp
 
 
-def test_metadata_without_stamp() -> None:
-    assert ChunkStamp.from_metadata({}) is None
-    assert ChunkStamp.from_metadata({"title": "x"}) is None
+def test_nodes_that_share_a_link_keep_stamps_of_their_own() -> None:
+    first = node_of()
+    second = first.model_copy(update={"id_": "other"})
+    stamp_node(first, ChunkStamp("c", 0, 1))
+    assert ChunkStamp.from_node(second) is None
+
+
+def test_a_node_of_no_document_can_be_stamped() -> None:
+    node = TextNode(text="x")
+    stamp_node(node, ChunkStamp("c", 0, 1))
+    assert ChunkStamp.from_node(node) == ChunkStamp("c", 0, 1)
+
+
+@pytest.mark.parametrize("mode", MetadataMode)
+def test_no_metadata_mode_shows_the_stamp(mode: MetadataMode) -> None:
+    node = node_of()
+    plain = node.get_content(metadata_mode=mode)
+    stamp_node(node, ChunkStamp("c", 0, 1))
+    assert node.get_content(metadata_mode=mode) == plain
+
+
+def test_nodes_without_stamp() -> None:
+    assert ChunkStamp.from_node(TextNode(text="x")) is None
+    assert ChunkStamp.from_node(node_of(title="x")) is None
 
 
 @pytest.mark.parametrize(
     "text", ["", "not JSON", "[1]", "3", "{}", '{"context": "a", "start": 1, "end": 2, "unknown": 3}', 7]
 )
 def test_a_stamp_of_another_make_is_refused(text: object) -> None:
-    message = (
-        r"metadata 'rag_embed' holds .*, not a stamp of this version of rag-embed; parse the document again"
-    )
+    message = r"'rag_embed' in the node's source holds .*, not a stamp of this version of rag-embed; parse"
     with pytest.raises(InputError, match=message):
-        ChunkStamp.from_metadata({STAMP_KEY: text})
+        ChunkStamp.from_node(node_of(**{STAMP_KEY: text}))
 
 
 def test_texts_are_named_by_their_content() -> None:

@@ -54,7 +54,7 @@ class Bench:
     def __init__(self, folder: Path, source: str, *, chunk_size: int, top_k: int) -> None:
         self._top_k = top_k
         self._parser = LateChunkingNodeParser(
-            node_parser=SentenceSplitter(chunk_size=chunk_size, chunk_overlap=0), context_key="file_path"
+            node_parser=SentenceSplitter(chunk_size=chunk_size, chunk_overlap=0)
         )
         self._exit = ExitStack()
         self._parts: dict[str, tuple[QdrantChunkStore, ContextualEmbedding]] = {}

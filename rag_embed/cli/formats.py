@@ -61,13 +61,11 @@ class FileFormat:
         name: For people.
         package: What has to be importable to read it; None if nothing has.
         read: Makes parts of a file's bytes.
-        is_paged: Whether the parts are documents of their own, read in the light of each other.
     """
 
     name: str
     package: str | None
     read: Callable[[bytes], list[Part]]
-    is_paged: bool = False
 
     def read_parts(self, data: bytes) -> list[Part]:
         """Read a file's bytes.
@@ -218,10 +216,10 @@ def _read_rtf(data: bytes) -> list[Part]:
 
 
 _HTML = FileFormat("HTML", "beautifulsoup4", _read_html)
-_WORKBOOK = FileFormat("XLSX", "openpyxl", _read_xlsx, is_paged=True)
-_SLIDES = FileFormat("PPTX", "python-pptx", _read_pptx, is_paged=True)
+_WORKBOOK = FileFormat("XLSX", "openpyxl", _read_xlsx)
+_SLIDES = FileFormat("PPTX", "python-pptx", _read_pptx)
 FORMATS: Mapping[str, FileFormat] = {
-    ".pdf": FileFormat("PDF", "pypdf", _read_pdf, is_paged=True),
+    ".pdf": FileFormat("PDF", "pypdf", _read_pdf),
     ".docx": FileFormat("DOCX", "python-docx", _read_docx),
     ".pptx": _SLIDES,
     ".pptm": _SLIDES,

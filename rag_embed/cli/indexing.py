@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Optional
@@ -61,8 +60,7 @@ def index(
         check_claims(chunk_store, readings)
         embed_model = model_for(chunk_store.info(), make_model_options(embedding))
         parser = LateChunkingNodeParser(
-            node_parser=SentenceSplitter(chunk_size=chunk_size, chunk_overlap=chunk_overlap),
-            context_key="file_path",
+            node_parser=SentenceSplitter(chunk_size=chunk_size, chunk_overlap=chunk_overlap)
         )
         corpus = Corpus(chunk_store, embed_model=embed_model, node_parser=parser)
         results = []
@@ -157,10 +155,9 @@ def sync_reading(
     Documents that cannot be indexed are named, and join the reading's failures; the others go on.
     """
 
-    def note_failure(document_ids: Sequence[str], error: Exception) -> None:
-        for document_id in document_ids:
-            reading.failed[document_id] = describe(error)
-            output.note(f"not indexed {document_id}: {describe(error)}", style="yellow")
+    def note_failure(document_id: str, error: Exception) -> None:
+        reading.failed[document_id] = describe(error)
+        output.note(f"not indexed {document_id}: {describe(error)}", style="yellow")
 
     total = sum(len(document.text) for document in reading.documents)
     begin = time.perf_counter()

@@ -15,8 +15,9 @@ from llama_index.core.vector_stores.types import MetadataFilter, MetadataFilters
 
 from rag_embed.cli.decoding import decode_text, mend_surrogates
 from rag_embed.cli.failing import describe
-from rag_embed.cli.formats import FORMATS, Part, check_readable, identify
+from rag_embed.cli.formats import FORMATS, PAGE_KEY, Part, check_readable, identify
 from rag_embed.errors import InputError
+from rag_embed.llamaindex.pages import join_pages
 
 SOURCE_KEY = "source"
 """Metadata key of the folder's name, by which the documents of one folder are told from those of others."""
@@ -98,8 +99,7 @@ def read_pydoc() -> Reading:
     from pydoc_data.topics import topics
 
     documents = [
-        _make_document(Part(topics[name]), f"{PYDOC_SOURCE}/{name}", f"{PYDOC_SOURCE}/{name}", PYDOC_SOURCE)
-        for name in sorted(topics)
+        _make_document(Part(topics[name]), f"{PYDOC_SOURCE}/{name}", PYDOC_SOURCE) for name in sorted(topics)
     ]
     return Reading(PYDOC_SOURCE, documents=documents)
 
@@ -164,12 +164,12 @@ class _FolderReader:
             self._reading.skipped[file_id] = "neither a file nor a folder"
             return []
         if path.suffix.lower() in self._foreign:
-            return self._keep_text(_read_foreign(path), file_id, is_paged=True)
+            return self._keep_text(_read_foreign(path), file_id)
         data = path.read_bytes()
         kind = identify(data, path.suffix.lower())
         check_readable(kind)
         if file_format := FORMATS.get(kind):
-            return self._keep_text(file_format.read_parts(data), file_id, is_paged=file_format.is_paged)
+            return self._keep_text(file_format.read_parts(data), file_id)
         decoded = decode_text(data)
         if decoded is None:
             self._reading.skipped[file_id] = f"binary, and nothing here reads {path.suffix or 'it'}"
@@ -178,22 +178,19 @@ class _FolderReader:
             self._remark(file_id, decoded.remark)
         return self._keep_text([Part(decoded.text)], file_id)
 
-    def _keep_text(self, parts: Sequence[Part], file_id: str, *, is_paged: bool = False) -> list[Document]:
-        """Make documents of the parts that hold text; say of the others that they do not."""
-        documents = []
-        for number, part in enumerate(parts):
-            if part.text.strip():
-                document_id = f"{file_id}_part_{number}" if is_paged else file_id
-                documents.append(_make_document(part, document_id, file_id, self._source))
+    def _keep_text(self, parts: Sequence[Part], file_id: str) -> list[Document]:
+        """Make a document of the parts that hold text; say of the others that they do not."""
+        pages = [_make_document(part, file_id, self._source) for part in parts if part.text.strip()]
         lost = sum(mend_surrogates(part.text)[1] for part in parts)
         if lost:
             self._remark(file_id, f"{lost} halves of characters, which no text may hold, stand as U+FFFD")
-        if not documents:
+        if not pages:
+            is_paged = any(PAGE_KEY in part.metadata for part in parts)
             scan = "; if it is a scan, it has to go through OCR first" if is_paged else ""
             self._reading.empty[file_id] = f"holds no text{scan}"
-        elif blank := len(parts) - len(documents):
+        elif blank := len(parts) - len(pages):
             self._remark(file_id, f"{blank} of its {len(parts)} parts hold no text")
-        return documents
+        return join_pages(pages)
 
     def _remark(self, file_id: str, remark: str) -> None:
         before = self._reading.remarks.get(file_id)
@@ -211,11 +208,11 @@ def _read_foreign(path: Path) -> list[Part]:
     ]
 
 
-def _make_document(part: Part, document_id: str, file_id: str, source: str) -> Document:
+def _make_document(part: Part, file_id: str, source: str) -> Document:
     # No dates and no size: they change without the text, and would make it look changed.
     metadata = {"file_path": file_id, "file_name": file_id.rsplit("/", 1)[-1], SOURCE_KEY: source}
     own: Mapping[str, str] = {key: mend_surrogates(value)[0] for key, value in part.metadata.items()}
-    document = Document(text=mend_surrogates(part.text)[0], id_=document_id, metadata={**own, **metadata})
+    document = Document(text=mend_surrogates(part.text)[0], id_=file_id, metadata={**own, **metadata})
     for keys in (document.excluded_embed_metadata_keys, document.excluded_llm_metadata_keys):
         keys += [key for key in _HIDDEN_METADATA if key not in keys]
     return document

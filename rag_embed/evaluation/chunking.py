@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from llama_index.core.node_parser import NodeParser
-from llama_index.core.schema import BaseNode, Document
+from llama_index.core.schema import BaseNode, Document, TextNode
 
+from rag_embed.errors import AlignmentError
 from rag_embed.evaluation.sets import EvalDocument, EvalSet, GoldSpan, name_chunk
 from rag_embed.llamaindex import LateChunkingNodeParser
 from rag_embed.spans import CharSpan
-from rag_embed.stamp import ChunkStamp
 
 
 def rechunk_set(evalset: EvalSet, splitter: NodeParser) -> EvalSet:
@@ -50,9 +50,13 @@ def cut_document(document: EvalDocument, splitter: NodeParser) -> EvalDocument:
 
 
 def _place(node: BaseNode) -> CharSpan:
-    stamp = ChunkStamp.from_metadata(node.metadata)
-    assert stamp is not None
-    return CharSpan(stamp.start, stamp.end)
+    assert isinstance(node, TextNode)
+    if node.start_char_idx is None or node.end_char_idx is None:
+        raise AlignmentError(
+            f"the splitter rewrites document {node.ref_doc_id!r}, so its chunks have no place in it; "
+            "expected one that cuts and nothing else, because answers are found again by their characters"
+        )
+    return CharSpan(node.start_char_idx, node.end_char_idx)
 
 
 def list_gold_spans(evalset: EvalSet) -> dict[str, tuple[GoldSpan, ...]]:

@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import groupby
 
-from llama_index.core.schema import BaseNode, MetadataMode
+from llama_index.core.schema import BaseNode, MetadataMode, NodeRelationship, RelatedNodeInfo
 
 from rag_embed.errors import AlignmentError
 from rag_embed.spans import CharSpan
 from rag_embed.stamp import STAMP_KEY, ChunkStamp, hash_text
+
+_SEPARATOR = "\n\n"
 
 
 def make_stamps(context: str, places: Sequence[tuple[int, CharSpan]], *, owner: str = "") -> list[ChunkStamp]:
@@ -19,7 +21,7 @@ def make_stamps(context: str, places: Sequence[tuple[int, CharSpan]], *, owner: 
     Args:
         context: The whole text.
         places: Level (0 for the coarsest) and span of each chunk.
-        owner: Id of the first document in the context.
+        owner: Id of the document.
 
     Returns:
         One stamp per chunk in the given order.
@@ -39,12 +41,36 @@ def make_stamps(context: str, places: Sequence[tuple[int, CharSpan]], *, owner: 
     return [stamps[index] for index in range(len(places))]
 
 
+def make_joined_stamps(texts: Sequence[str], levels: Sequence[int], *, owner: str) -> list[ChunkStamp]:
+    """Describe chunks that stand in no common text: those of a level, one after the other, are their context.
+
+    Args:
+        texts: The chunks in reading order.
+        levels: Of each, 0 for the coarsest.
+        owner: Id of their document.
+    """
+    stamps: dict[int, ChunkStamp] = {}
+    for level in set(levels):
+        members = [index for index, own in enumerate(levels) if own == level]
+        spans: list[CharSpan] = []
+        for index in members:
+            start = spans[-1].end + len(_SEPARATOR) if spans else 0
+            spans.append(CharSpan(start, start + len(texts[index])))
+        context = _SEPARATOR.join(texts[index] for index in members)
+        made = make_stamps(context, [(level, span) for span in spans], owner=owner)
+        stamps.update(zip(members, made, strict=True))
+    return [stamps[index] for index in range(len(texts))]
+
+
 def stamp_node(node: BaseNode, stamp: ChunkStamp) -> None:
-    """Put a stamp into a node's metadata, out of sight of embedding models and LLMs."""
-    node.metadata = {**node.metadata, STAMP_KEY: stamp.to_text()}
-    for name in ("excluded_embed_metadata_keys", "excluded_llm_metadata_keys"):
-        if STAMP_KEY not in (keys := getattr(node, name)):
-            setattr(node, name, [*keys, STAMP_KEY])
+    """Put a stamp beside a node's link to its document, where no metadata mode shows it.
+
+    A node that belongs to no document is made one of the context's.
+    """
+    source = node.source_node or RelatedNodeInfo(node_id=stamp.context)
+    # Nodes of one document share the link and the dictionary in it: each gets copies of its own.
+    stamped = source.model_copy(update={"metadata": {**source.metadata, STAMP_KEY: stamp.to_text()}})
+    node.relationships = {**node.relationships, NodeRelationship.SOURCE: stamped}
 
 
 def name_context(text: str, owner: str) -> str:
@@ -53,17 +79,27 @@ def name_context(text: str, owner: str) -> str:
 
 
 def group_by_context(
-    nodes: Sequence[BaseNode],
+    nodes: Sequence[BaseNode], *, need_stamps: bool
 ) -> tuple[dict[str, list[tuple[BaseNode, ChunkStamp]]], list[BaseNode]]:
-    """Nodes with their stamps by the context that these name, and the nodes without a stamp."""
+    """Nodes with their stamps by the context that these name, and the nodes without a stamp.
+
+    Raises:
+        AlignmentError: There are some of the latter, and all need stamps.
+    """
     contexts: dict[str, list[tuple[BaseNode, ChunkStamp]]] = {}
     unstamped: list[BaseNode] = []
     for node in nodes:
-        stamp = ChunkStamp.from_metadata(node.metadata)
+        stamp = ChunkStamp.from_node(node)
         if stamp is None:
             unstamped.append(node)
         else:
             contexts.setdefault(stamp.context, []).append((node, stamp))
+    if unstamped and need_stamps:
+        raise AlignmentError(
+            f"{len(unstamped)} of {len(nodes)} nodes carry no stamp of their document, the first is "
+            f"{unstamped[0].node_id!r} of document {unstamped[0].ref_doc_id!r}; parse with "
+            "LateChunkingNodeParser(node_parser=...) before embedding, or use strategy='isolated'"
+        )
     return contexts, unstamped
 
 
@@ -80,7 +116,7 @@ def rebuild_context(members: Sequence[tuple[BaseNode, ChunkStamp]]) -> str:
     edited = sum(context[stamp.start : stamp.end] != text for text, stamp in pieces)
     if edited or not pieces[0][1].context.startswith(hash_text(context)):
         raise AlignmentError(
-            f"{len(pieces)} nodes do not add up to the document they were cut from "
+            f"{len(pieces)} nodes do not add up to document {members[0][0].ref_doc_id!r} they were cut from "
             f"({characters.count(None)} of {length} characters are missing, {edited} texts are not where "
             "they were). Hand over all chunks of a document together, unchanged: put "
             "LateChunkingNodeParser(embed_model=...) into the pipeline instead of embedding its nodes in "

@@ -22,16 +22,23 @@ from typing_extensions import Self
 
 from rag_embed.adapter import Adapter, find_adapter, locate_adapter
 from rag_embed.encoder import Dtype, Encoder, load_encoder
-from rag_embed.errors import AlignmentError, EmptySpanError, EmptyTextError, InputError
+from rag_embed.errors import EmptySpanError, EmptyTextError
 from rag_embed.guards import Guard, Side, check_prefixes
 from rag_embed.late_chunking import Strategy, WindowOptions, embed_chunks, embed_isolated
-from rag_embed.llamaindex.context import chunk_texts, group_by_context, rebuild_context, shared_metadata
+from rag_embed.llamaindex.arguments import EMBEDDING_WORDS, take_arguments
+from rag_embed.llamaindex.context import (
+    chunk_texts,
+    group_by_context,
+    rebuild_context,
+    shared_metadata,
+    stamp_node,
+)
 from rag_embed.llamaindex.pickling import make_state
 from rag_embed.llamaindex.vector_space import name_vector_space
 from rag_embed.modes import Precision
 from rag_embed.profiles import EMBEDDED_MODEL, Profile, locate_checkpoint
 from rag_embed.spans import CharSpan
-from rag_embed.stamp import STAMP_KEY, ChunkStamp
+from rag_embed.stamp import ChunkStamp
 from rag_embed.vector_form import VectorForm
 
 dispatcher = get_dispatcher(__name__)
@@ -53,24 +60,24 @@ class ContextualEmbedding(BaseEmbedding):
         batch_tokens: Most tokens in one forward pass.
         strategy: "isolated", "late", "blend", or "native" for models that embed a document's chunks together.
         alpha: Share of the late vector in a blend.
-        adapter: Merged into the encoder that reads windows; queries and isolated chunks never see it. "auto"
-            is the shipped adapter of these weights if there is one; else a name, a folder, or None.
+        adapter: Merged into the encoder that reads windows, and no other: "auto" is the shipped adapter of
+            these weights if there is one; else a name, a folder, or None.
         head: What stands before every window: nothing, or the metadata that all chunks of the document share
             and that is not excluded from embedding; the isolated half of a blend then goes without it.
         window_tokens: Most tokens of a window; None is what adapter or checkpoint were trained for.
         overlap_tokens: Fewest tokens that neighbouring windows share.
         head_tokens: Most tokens of the head; a longer head is cut there.
-        query_prefix: Put before queries; None takes what the checkpoint declares.
-        document_prefix: Put before windows and isolated chunks; None takes what the checkpoint declares.
+        query_prefix: Put before queries; None takes what the checkpoint declares, here and in the next.
+        document_prefix: Put before windows and isolated chunks.
         dim: Dimensions that are kept of a vector (Matryoshka); None keeps all.
         precision: "float", or "int8" or "binary" codes.
         insist: Guards that are lifted, see `rag_embed.guards`.
-        show_progress: Show a progress bar over documents.
+        show_progress: Whether there is a progress bar over documents.
 
     Raises:
         MissingExtraError: The embedded encoder is not installed.
-        UnsupportedModelError: The checkpoint cannot be used, or was not trained for what is asked of it.
-        AlignmentError: Nodes come without a stamp, or not all nodes of their document came.
+        UnsupportedModelError: The checkpoint cannot be used, or was not trained for what is asked.
+        AlignmentError: Nodes come without a stamp, or without others of their document.
         EmptyTextError: A query is empty.
     """
 
@@ -93,14 +100,14 @@ class ContextualEmbedding(BaseEmbedding):
     insist: tuple[Guard, ...] = ()
     show_progress: bool = False
 
+    @model_validator(mode="before")
+    @classmethod
+    def _take_arguments(cls, given: Any) -> Any:
+        return take_arguments(cls, given, EMBEDDING_WORDS)
+
     @model_validator(mode="after")
-    def _check(self) -> Self:
-        if self.embeddings_cache is not None:
-            raise InputError(
-                "embeddings_cache keys vectors by text alone, so queries, chunks and contexts would "
-                "share them; use the cache of an IngestionPipeline, which sees the chunk's document"
-            )
-        self.__dict__["model_name"] = self.model
+    def _name(self) -> Self:
+        self.__dict__["model_name"] = self.model  # without marking the field as set
         return self
 
     @classmethod
@@ -140,14 +147,13 @@ class ContextualEmbedding(BaseEmbedding):
 
     @property
     def profile(self) -> Profile:
-        """What the checkpoint says of itself; reading it loads no weights."""
+        """What the checkpoint says of itself, without loading weights."""
         return locate_checkpoint(self.model, revision=self.revision)
 
     def fingerprint(self) -> str:
         """Name the vector space: everything that changes a vector by more than rounding.
 
-        Device, batch size and an automatic dtype are left out, so that an index built on one machine can be
-        used on another.
+        Not device, batch size and an automatic dtype: an index can be used on another machine.
         """
         relevant = ["head", "overlap_tokens", "head_tokens"]
         relevant += ["alpha"] * (self.strategy == "blend") + ["dtype"] * (self.dtype != "auto")
@@ -169,16 +175,10 @@ class ContextualEmbedding(BaseEmbedding):
             **kwargs: `show_progress` as LlamaIndex passes it.
 
         Returns:
-            The same nodes in the same order, with vectors and with this model's fingerprint in their stamps.
+            The same nodes in the same order, with vectors and this model's fingerprint.
         """
         fingerprint = self.fingerprint()
-        contexts, unstamped = group_by_context(nodes)
-        if unstamped and self.strategy != "isolated":
-            raise AlignmentError(
-                f"{len(unstamped)} of {len(nodes)} nodes carry no stamp of their document, the first is "
-                f"{unstamped[0].node_id!r}; parse with LateChunkingNodeParser(node_parser=...) before "
-                "embedding, or use strategy='isolated'"
-            )
+        contexts, unstamped = group_by_context(nodes, need_stamps=self.strategy != "isolated")
         # All documents are put together before the first is embedded: an error leaves every node as it was.
         pending = [
             (members, "" if self.strategy == "isolated" else rebuild_context(members))
@@ -214,7 +214,7 @@ class ContextualEmbedding(BaseEmbedding):
         dispatcher.event(EmbeddingEndEvent(chunks=texts, embeddings=embeddings))
         for (node, stamp), embedding in zip(members, embeddings, strict=True):
             node.embedding = embedding
-            node.metadata = {**node.metadata, STAMP_KEY: replace(stamp, fingerprint=fingerprint).to_text()}
+            stamp_node(node, replace(stamp, fingerprint=fingerprint))
 
     def _embed_spans(
         self, text: str, spans: Sequence[CharSpan], texts: Sequence[str], metadata: str

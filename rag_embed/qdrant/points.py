@@ -175,7 +175,7 @@ def _check_finite(vectors: npt.NDArray[np.float64], names: Sequence[str]) -> Non
 def _common_fingerprint(nodes: Sequence[BaseNode]) -> str | None:
     fingerprints: dict[str | None, str] = {}
     for node in nodes:
-        stamp = ChunkStamp.from_metadata(node.metadata)
+        stamp = ChunkStamp.from_node(node)
         fingerprints.setdefault(stamp.fingerprint if stamp else None, node.node_id)
     if len(fingerprints) > 1:
         found = ", ".join(f"{value!r} (node {node_id!r})" for value, node_id in fingerprints.items())

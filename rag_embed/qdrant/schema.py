@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from qdrant_client import models
 
 from rag_embed.errors import DimensionMismatchError, FingerprintMismatchError, InputError, StoreError
+from rag_embed.qdrant.points import point_to_node
 from rag_embed.qdrant.port import CollectionInfo, StoredPoint, VectorPrefix
 from rag_embed.qdrant.storage import (
     VectorStorage,
@@ -200,7 +201,7 @@ def read_schema(
     if record is not None:
         fingerprint = str(record["fingerprint"]) if record.get("fingerprint") is not None else None
     else:
-        stamp = ChunkStamp.from_metadata(points[0].payload) if points else None
+        stamp = ChunkStamp.from_node(point_to_node(points[0], "")) if points else None
         fingerprint = stamp.fingerprint if stamp else None
     return CollectionSchema(
         name,
