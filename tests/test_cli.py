@@ -220,7 +220,9 @@ def test_unreadable_files_are_named_and_hidden_ones_and_the_store_left_out(run: 
         (source,) = succeed(result)["sources"]
     assert list(source["skipped"]) == ["docs/picture.xyz"]
     assert "skipped docs/picture.xyz" in result.stderr
-    assert source["unchanged"] == 4
+    assert source["empty"] == ["docs/empty.txt"]
+    assert "without text docs/empty.txt" in result.stderr
+    assert source["unchanged"] == 3
 
 
 def test_another_model_is_refused_and_rebuild_obeys(run: Run, indexed: Path, tmp_path: Path) -> None:

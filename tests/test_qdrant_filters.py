@@ -108,7 +108,24 @@ def says_nothing(item: MetadataFilter | MetadataFilters) -> bool:
 
 
 scalars = st.sampled_from(
-    ["red", "blue", "Red wine", "", "1", "2020-05-01", 0, 1, 2, 2.0, 2.5, -3, 2**53, 2**53 + 1, "true", "false"]
+    [
+        "red",
+        "blue",
+        "Red wine",
+        "",
+        "1",
+        "2020-05-01",
+        0,
+        1,
+        2,
+        2.0,
+        2.5,
+        -3,
+        2**53,
+        2**53 + 1,
+        "true",
+        "false",
+    ]
 )
 numbers = st.sampled_from([0, 1, 2, 2.0, 2.5, -3, 100])
 keys = st.sampled_from(KEYS)

@@ -28,9 +28,12 @@ def search(
     with open_searcher(place, embedding, finding, top_k=top_k, output=output) as searcher:
         passages = searcher.search(query)
     if json:
-        output.json({"query": query, "rerank": finding.rerank.value, "passages": passages_as_json(passages)})
+        found = {"query": query, "rerank": finding.rerank.value, "passages": passages_as_json(passages)}
+        output.json(found if searcher.unranked is None else {**found, "unranked": searcher.unranked})
     else:
         output.passages(passages)
+    if searcher.unranked is not None:
+        output.note(searcher.unranked, style="yellow")
     if not passages:
         output.note("nothing found")
         raise typer.Exit(opt.ExitCode.EMPTY)

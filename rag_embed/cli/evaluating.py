@@ -121,7 +121,7 @@ def evaluate(
     corpus: CorpusChoice,
     compared: ArmChoice,
     cache: Annotated[Path, typer.Option(help="Where vectors are kept.")] = Path(".rag-embed-evaluation"),
-    html: Annotated[Optional[Path], typer.Option(help="Write the report as an HTML page.")] = None,  # noqa: UP045
+    html: opt.Html = None,
     json: opt.Json = False,
 ) -> None:
     """Measure whether context pays on a corpus, against isolated chunks, titles and BM25, with a verdict."""

@@ -17,7 +17,7 @@ from llama_index.core.schema import BaseNode, Document
 from llama_index.core.vector_stores.types import FilterOperator, MetadataFilter, MetadataFilters
 from pydantic_core import to_json
 
-from rag_embed.errors import InputError
+from rag_embed.errors import InputError, StoreError
 from rag_embed.llamaindex.embedding import ContextualEmbedding
 from rag_embed.llamaindex.node_parser import LateChunkingNodeParser
 from rag_embed.stamp import ChunkStamp, hash_text
@@ -25,7 +25,7 @@ from rag_embed.stamp import ChunkStamp, hash_text
 if TYPE_CHECKING:
     from rag_embed.qdrant import QdrantChunkStore
 
-State = Literal["added", "changed", "unchanged", "removed"]
+State = Literal["added", "changed", "unchanged", "removed", "kept", "failed"]
 
 _DOCUMENT_KEY = "doc_id"
 _DECISIVE = {
@@ -54,6 +54,7 @@ class SyncStep:
 
 
 Progress: TypeAlias = Callable[[SyncStep], None]
+OnFailure: TypeAlias = Callable[[str, Exception], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +66,9 @@ class SyncReport:
         changed: Ids of documents of which the store had something else.
         removed: Ids of documents that are gone.
         unchanged: Ids of documents that were complete already.
+        kept: Ids of documents that are gone, or not to be seen at present, and stay.
+        failed: Ids of documents that could not be chunked, embedded or stored; the store has of them what it
+            had before.
         chunks: Chunks of all present documents.
         embedded: Chunks that went through the model.
     """
@@ -73,6 +77,8 @@ class SyncReport:
     changed: tuple[str, ...]
     removed: tuple[str, ...]
     unchanged: tuple[str, ...]
+    kept: tuple[str, ...]
+    failed: tuple[str, ...]
     chunks: int
     embedded: int
 
@@ -105,7 +111,9 @@ class Corpus:
         documents: Sequence[Document],
         *,
         scope: MetadataFilters | None = None,
+        keeps: Callable[[str], bool] | None = None,
         progress: Progress | None = None,
+        on_failure: OnFailure | None = None,
     ) -> SyncReport:
         """Make the store hold these documents and, in its scope, no others.
 
@@ -114,7 +122,12 @@ class Corpus:
         Args:
             documents: With ids that are the same in every run.
             scope: Which stored documents may be removed when they are not among the given ones; None is all.
+            keeps: Tells of a stored document in the scope that is not among the given ones whether it stays
+                all the same; None lets none stay.
             progress: Called for each document when it is done.
+            on_failure: Called with the id of a document that cannot be chunked, embedded or stored, and why;
+                the others go on. None raises, and ends there. What the store itself cannot do (it is
+                full, does not answer) always raises.
 
         Raises:
             InputError: Two documents have one id.
@@ -124,14 +137,23 @@ class Corpus:
         states: dict[str, State] = {}
         chunk_count = embedded_count = 0
         for document in documents:
-            nodes = self._node_parser.get_nodes_from_documents([document])
-            chunk_count += len(nodes)
-            state = states[document.node_id] = self._compare(document, nodes)
-            if state != "unchanged":
-                embedded_count += len(self._embed_model(nodes))
-                self._store.replace_document(document.node_id, nodes)
+            try:
+                state, chunks, embedded = self._sync_document(document)
+            except (StoreError, OSError, MemoryError):
+                raise
+            except Exception as error:  # parsers are third-party code and raise what they like
+                if on_failure is None:
+                    raise
+                on_failure(document.node_id, error)
+                state, chunks, embedded = "failed", 0, 0
+            chunk_count += chunks
+            embedded_count += embedded
+            states[document.node_id] = state
             _tell(progress, document.node_id, state, len(document.text))
         for document_id in self._find_gone(list(states), scope):
+            if keeps is not None and keeps(document_id):
+                states[document_id] = "kept"
+                continue
             self._store.delete(document_id)
             states[document_id] = "removed"
             _tell(progress, document_id, "removed", 0)
@@ -140,8 +162,25 @@ class Corpus:
             return tuple(document_id for document_id, state in states.items() if state == wanted)
 
         return SyncReport(
-            ids("added"), ids("changed"), ids("removed"), ids("unchanged"), chunk_count, embedded_count
+            added=ids("added"),
+            changed=ids("changed"),
+            removed=ids("removed"),
+            unchanged=ids("unchanged"),
+            kept=ids("kept"),
+            failed=ids("failed"),
+            chunks=chunk_count,
+            embedded=embedded_count,
         )
+
+    def _sync_document(self, document: Document) -> tuple[State, int, int]:
+        """Bring one document up to date; count its chunks, and those that were embedded."""
+        nodes = self._node_parser.get_nodes_from_documents([document])
+        state = self._compare(document, nodes)
+        if state == "unchanged":
+            return state, len(nodes), 0
+        embedded = len(self._embed_model(nodes))
+        self._store.replace_document(document.node_id, nodes)
+        return state, len(nodes), embedded
 
     def _check(self, documents: Sequence[Document]) -> None:
         counts = Counter(document.node_id for document in documents)

@@ -58,7 +58,9 @@ def _read(
         except AlignmentError:  # the store does not have all of the document
             alone += wanted
             continue
-        found |= {node.node_id: (to_units(each), IN_DOCUMENT) for node, each in zip(wanted, kept, strict=True)}
+        found |= {
+            node.node_id: (to_units(each), IN_DOCUMENT) for node, each in zip(wanted, kept, strict=True)
+        }
     if alone:
         kept = model.read_tokens(alone)
         found |= {node.node_id: (to_units(each), ALONE) for node, each in zip(alone, kept, strict=True)}

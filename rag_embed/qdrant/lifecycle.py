@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -40,6 +40,15 @@ class StoreLifecycle:
     async def ainfo(self) -> CollectionSchema | None:
         """Do what `info` does, awaiting."""
         return await self._arun(self._collection.read_schema)
+
+    def read_metadata(self) -> dict[str, object]:
+        """Read what is written about the collection as a whole; empty if it does not exist."""
+        found = self._run(lambda engine: engine.describe())
+        return dict(found.metadata) if found is not None else {}
+
+    def update_metadata(self, values: Mapping[str, object]) -> None:
+        """Write something about the collection, beside what is there already under other names."""
+        self._write(lambda engine: engine.set_metadata(values))
 
     def optimize(self) -> None:
         """Build the search graph of an embedded folder and drop what was deleted; servers do so unasked.
