@@ -43,7 +43,7 @@ BYTES = {"float16": 2.0, "int8": 1.0, "int4": 0.5}
 def rank_by_store(
     nodes: Sequence[TextNode], evalset: EvalSet, model: ContextualEmbedding, tokens: TokenStorage | None
 ) -> Ranking:
-    """Search a folder for every question: by words and vectors, and by late interaction where tokens are kept."""
+    """Search a folder for every question, with late interaction where tokens are kept."""
     places = {node.node_id: row for row, node in enumerate(nodes)}
     order = np.zeros((len(evalset.queries), 10), dtype=np.int64)
     scores = np.full(order.shape, -np.inf)

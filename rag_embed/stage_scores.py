@@ -1,4 +1,4 @@
-"""What a result says of the stages that it went through: keys of its metadata, kept from models and stores."""
+"""What a result says of the stages it went through: keys of its metadata, kept from models and stores."""
 
 DENSE_SCORE = "dense_score"
 """Similarity of the query vector and the chunk vector."""

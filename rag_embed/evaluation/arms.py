@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from rag_embed.errors import InputError
-from rag_embed.fusion import Fusion
 from rag_embed.evaluation.vectors import with_options
+from rag_embed.fusion import Fusion
 from rag_embed.llamaindex import ContextualEmbedding
 
 ISOLATED = "isolated"

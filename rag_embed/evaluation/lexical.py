@@ -1,4 +1,4 @@
-"""BM25 as the store searches by it, computed over a set: the rival that needs no model, and a leg of hybrid."""
+"""BM25 as the store searches by it, over a whole set: the rival that needs no model, and a leg of hybrid."""
 
 from __future__ import annotations
 

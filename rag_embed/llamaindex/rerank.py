@@ -199,8 +199,8 @@ class ListwiseRerank(BaseNodePostprocessor):
                 continue
             if stamp.fingerprint is None:
                 raise FingerprintMismatchError(
-                    f"node {node.node_id!r} was parsed to be embedded in its document, and its vector was made "
-                    "without it. Index it again with LateChunkingNodeParser(embed_model=...)"
+                    f"node {node.node_id!r} was parsed to be embedded in its document, and its vector was "
+                    "made without it. Index it again with LateChunkingNodeParser(embed_model=...)"
                 )
             raise FingerprintMismatchError(
                 f"node {node.node_id!r} has a vector of {stamp.fingerprint!r}; this reranker makes {own!r}. "

@@ -34,7 +34,7 @@ class StoreAccess:
     Args:
         store: Any vector store; None has nothing.
         loop: A running event loop on which the store's async methods are awaited, while the caller waits in a
-            thread of its own: a store that has only an async client can do no other. None calls the sync ones.
+            thread of its own: a store that has only an async client can do no other. None calls the others.
     """
 
     def __init__(

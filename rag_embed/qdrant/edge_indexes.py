@@ -51,8 +51,8 @@ def _kinds_by_key(condition: models.Filter) -> dict[str, frozenset[models.Payloa
         if isinstance(item, models.IsEmptyCondition):
             kinds.setdefault(item.is_empty.key, frozenset())
         elif isinstance(item, models.FieldCondition):
-            # A text index takes all the values of a list for one text, so it would change the answer; what only
-            # `qdrant_filters` asks for is evaluated on the payload.
+            # A text index takes all the values of a list for one text, so it would change the answer; what
+            # only `qdrant_filters` asks for is evaluated on the payload.
             if isinstance(item.match, models.MatchValue | models.MatchAny | models.MatchExcept):
                 kind = models.PayloadSchemaType.KEYWORD
             elif isinstance(item.range, models.Range):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 import qdrant_edge as edge
 from qdrant_client import models
 

@@ -13,10 +13,10 @@ import qdrant_edge as edge
 from rag_embed.errors import StoreError
 from rag_embed.qdrant.edge_check import EdgeCheck, digest_files, make_indexes_anew
 from rag_embed.qdrant.edge_faults import find_ids, is_panic, read_points
+from rag_embed.qdrant.edge_filters import EdgeId
 from rag_embed.qdrant.edge_folder import CollectionFile, EdgeFolder
 from rag_embed.qdrant.edge_ledger import PointLedger
 from rag_embed.qdrant.edge_log import advance_log, delete_index, make_index
-from rag_embed.qdrant.edge_filters import EdgeId
 from rag_embed.qdrant.edge_optimizing import optimize_folder
 from rag_embed.qdrant.integrity import IntegrityReport
 
