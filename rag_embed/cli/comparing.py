@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,12 +11,12 @@ from llama_index.core.node_parser import SentenceSplitter
 from llama_index.core.schema import Document
 
 from rag_embed.cli.opening import Place
-from rag_embed.cli.searching import Passage, Searcher
+from rag_embed.cli.searching import Passage, Rerank, Searcher
 from rag_embed.llamaindex import ContextualEmbedding, LateChunkingNodeParser
 from rag_embed.llamaindex.corpus import Corpus
 from rag_embed.qdrant import QdrantChunkStore
 
-ISOLATED, CONTEXTUAL, RERANKED = "isolated chunks", "contextual chunks", "contextual + reranked"
+ISOLATED, HYBRID, RERANKED = "isolated chunks", "in context, with words", "the same + reranked"
 
 # One each where context finds more, where it changes little, and where it finds less.
 PYDOC_QUESTIONS = (
@@ -60,14 +60,17 @@ class Bench:
         self._parts: dict[str, tuple[QdrantChunkStore, ContextualEmbedding]] = {}
         for name, model in (
             (ISOLATED, ContextualEmbedding(strategy="isolated")),
-            (CONTEXTUAL, ContextualEmbedding()),
+            (HYBRID, ContextualEmbedding(strategy="late")),
         ):
-            place = Place(f"{source}-{name.split()[0]}", folder)
-            store = place.open(return_vectors=True)
+            place = Place(f"{source}-{'isolated' if name == ISOLATED else 'hybrid'}", folder)
+            existing = place.open_existing()
+            if existing is not None:
+                with closing(existing[0]) as old:
+                    if existing[1].fingerprint != model.fingerprint():
+                        old.clear()  # a demo of an earlier version, with nothing that cannot be made again
+            legs = {"lexical": True, "tokens": True} if name == HYBRID else {}
+            store = place.open(**legs)
             self._exit.callback(store.close)
-            schema = store.info()
-            if schema is not None and schema.fingerprint != model.fingerprint():
-                store.clear()  # a demo of an earlier version, with nothing in it that cannot be made again
             self._parts[name] = (store, model)
 
     def __enter__(self) -> Bench:
@@ -88,11 +91,12 @@ class Bench:
 
     def compare(self, query: str) -> Comparison:
         """Ask all three ways."""
-        ways = ((ISOLATED, ISOLATED, False), (CONTEXTUAL, CONTEXTUAL, False), (RERANKED, CONTEXTUAL, True))
+        ways = ((ISOLATED, ISOLATED, False), (HYBRID, HYBRID, False), (RERANKED, HYBRID, True))
         results = {}
         for title, name, is_reranked in ways:
             store, model = self._parts[name]
-            searcher = Searcher(store, model, top_k=self._top_k, rerank="listwise" if is_reranked else "none")
+            rerank: Rerank = "late-interaction" if is_reranked else "none"
+            searcher = Searcher(store, model, top_k=self._top_k, rerank=rerank, schema=store.info())
             results[title] = searcher.search(query)
         return Comparison(query, results)
 

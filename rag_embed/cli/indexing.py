@@ -12,7 +12,14 @@ import typer
 from rag_embed.cli import options as opt
 from rag_embed.cli.failing import describe
 from rag_embed.cli.output import Output, describe_sync, passages_as_json
-from rag_embed.cli.preparing import check_alpha, make_model_options, make_place, model_for, read_sources
+from rag_embed.cli.preparing import (
+    check_alpha,
+    make_model_options,
+    make_place,
+    model_for,
+    open_for_writing,
+    read_sources,
+)
 
 if TYPE_CHECKING:
     from rag_embed.cli.reading import Reading
@@ -30,6 +37,7 @@ def index(
     rebuild: Annotated[bool, typer.Option("--rebuild", help="Delete the collection first.")] = False,
     place: opt.PlaceChoice,
     embedding: opt.ModelChoice,
+    legs: opt.LegChoice,
     chunk_size: opt.ChunkSize = opt.DEFAULT_CHUNK_SIZE,
     chunk_overlap: opt.ChunkOverlap = 0,
     json: opt.Json = False,
@@ -54,11 +62,12 @@ def index(
         output.error("there are no documents in these folders; nothing was changed")
         is_failed = any(reading.failed for reading in readings)
         raise typer.Exit(opt.ExitCode.FAILED if is_failed else opt.ExitCode.EMPTY)
-    with closing(make_place(place).open()) as chunk_store:
-        if rebuild:
-            chunk_store.clear()
+    if rebuild:
+        with closing(make_place(place).open()) as old:
+            old.clear()
+    with closing(open_for_writing(make_place(place), legs)) as chunk_store:
         check_claims(chunk_store, readings)
-        embed_model = model_for(chunk_store.info(), make_model_options(embedding))
+        embed_model = model_for(chunk_store, make_model_options(embedding))
         parser = LateChunkingNodeParser(
             node_parser=SentenceSplitter(chunk_size=chunk_size, chunk_overlap=chunk_overlap)
         )

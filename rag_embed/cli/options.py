@@ -40,8 +40,9 @@ class Strategy(str, Enum):
 class Rerank(str, Enum):
     """How candidates are reranked."""
 
+    AUTO = "auto"
     NONE = "none"
-    FEEDBACK = "feedback"
+    LATE_INTERACTION = "late-interaction"
     LISTWISE = "listwise"
 
 
@@ -130,7 +131,28 @@ ChunkOverlap = Annotated[
 ]
 TopK = Annotated[int, Option("--top-k", "-k", min=1, help="Most passages.")]
 Candidates = Annotated[int, Option("--candidates", min=1, help="How many the reranker chooses from.")]
-RerankOption = Annotated[Rerank, Option("--rerank", help="How candidates are reranked.")]
+RerankOption = Annotated[
+    Rerank,
+    Option(
+        "--rerank", help="How candidates are reranked; auto: by what the index keeps for it, or not at all."
+    ),
+]
+Words = Annotated[
+    Optional[bool],  # noqa: UP045
+    Option(
+        "--words/--no-words",
+        help="Keep words too, and find by meaning and words together. Default: yes for a new index.",
+        rich_help_panel=_MODEL,
+    ),
+]
+Tokens = Annotated[
+    Optional[bool],  # noqa: UP045
+    Option(
+        "--tokens/--no-tokens",
+        help="Keep token vectors too, for reranking: 5 KB more for each 100 tokens. Default: no.",
+        rich_help_panel=_MODEL,
+    ),
+]
 Filter = Annotated[
     Optional[list[str]],  # noqa: UP045
     Option(
@@ -171,11 +193,19 @@ class ModelChoice:
 
 
 @dataclass(frozen=True, slots=True)
+class LegChoice:
+    """What a new index keeps beside the vectors."""
+
+    words: Words = None
+    tokens: Tokens = None
+
+
+@dataclass(frozen=True, slots=True)
 class SearchChoice:
     """How passages are found."""
 
     candidates: Candidates = 50
-    rerank: RerankOption = Rerank.LISTWISE
+    rerank: RerankOption = Rerank.AUTO
     filters: Filter = None
 
 

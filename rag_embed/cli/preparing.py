@@ -6,6 +6,7 @@ import io
 import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,11 +49,25 @@ def check_alpha(choice: opt.ModelChoice) -> None:
         )
 
 
-def model_for(schema: CollectionSchema | None, options: ModelOptions) -> ContextualEmbedding:
-    """Take the model a collection was made with, or a new one for a new collection."""
-    if schema is None or schema.is_open:
-        return options.make()
-    return options.recall(schema)
+def open_for_writing(place: Place, legs: opt.LegChoice) -> QdrantChunkStore:
+    """Open an index as it is, or make it ready to be made: with words, unless somebody wants none."""
+    existing = place.open_existing()
+    if existing is None:
+        return place.open(lexical=legs.words is not False, tokens=bool(legs.tokens))
+    existing[0].close()
+    # None takes what is there; a leg that was asked for and is not there is refused by the store.
+    return place.open(lexical=legs.words or None, tokens=legs.tokens or None)
+
+
+def model_for(store: QdrantChunkStore, options: ModelOptions) -> ContextualEmbedding:
+    """Take the model a collection was made with, or a new one for a new collection.
+
+    Beside words the second pass of a blend gains nothing (docs/benchmarks.md): there the default reads once.
+    """
+    schema = store.info()
+    if schema is not None and not schema.is_open:
+        return options.recall(schema)
+    return replace(options, strategy=options.strategy or store.recommended_strategy).make()
 
 
 def read_sources(folders: list[Path], pydoc: bool, store: Path, output: Output) -> list[Reading]:
@@ -129,6 +144,7 @@ def open_searcher(
             top_k=top_k,
             candidates=finding.candidates,
             rerank=finding.rerank.value,
+            schema=schema,
         )
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from llama_index.core import VectorStoreIndex
@@ -22,13 +22,21 @@ from llama_index.core.vector_stores.types import (
 from rag_embed.cli.decoding import check_unicode
 from rag_embed.errors import ContextOverflowError, InputError
 from rag_embed.llamaindex import ContextualEmbedding, ListwiseRerank
-from rag_embed.llamaindex.rerank import RETRIEVAL_SCORE, SHOWN_TOKENS
-from rag_embed.qdrant import QdrantChunkStore
+from rag_embed.qdrant import CollectionSchema, QdrantChunkStore
+from rag_embed.qdrant.legs import NO_LEGS
+from rag_embed.stage_scores import (
+    DENSE_SCORE,
+    LEXICAL_SCORE,
+    RETRIEVAL_SCORE,
+    SHOWN_TOKENS,
+    SKIPPED,
+    TOKEN_SCORE,
+)
 
-SKIPPED_KEY = "rerank_skipped"
-"""Metadata key under which a reranker says why it kept the order."""
+Rerank = Literal["auto", "none", "late-interaction", "listwise"]
 
-Rerank = Literal["none", "feedback", "listwise"]
+
+_STAGES = {"meaning": DENSE_SCORE, "words": LEXICAL_SCORE, "tokens": TOKEN_SCORE}
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +52,7 @@ class Passage:
         end: One past its last character.
         text: The document's characters from `start` to `end`.
         shown_tokens: How much of it the list prompt held, such as "24/181"; None if nothing did.
+        stages: Scores of the stages that looked at it: "meaning", "words" and "tokens".
     """
 
     rank: int
@@ -54,6 +63,7 @@ class Passage:
     end: int
     text: str
     shown_tokens: str | None = None
+    stages: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def place(self) -> str:
@@ -84,7 +94,7 @@ class FirstStageRerank(BaseNodePostprocessor):
     ) -> list[NodeWithScore]:
         try:
             result = self.reranker.postprocess_nodes(nodes, query_bundle=query_bundle)
-            reason = next((found.node.metadata.get(SKIPPED_KEY) for found in result), None)
+            reason = next((found.node.metadata.get(SKIPPED) for found in result), None)
         except ContextOverflowError as error:
             result, reason = nodes[: self.top_n], str(error)
         self.unranked = f"not reranked, the passages stand as they were found: {reason}" if reason else None
@@ -99,7 +109,9 @@ class Searcher:
         embed_model: The model it was made with.
         top_k: Most passages in a result.
         candidates: How many the reranker chooses from.
-        rerank: How; "none" takes the first stage's order.
+        rerank: How; "none" takes the first stage's order, "auto" reranks where the index keeps token vectors
+            or the model was trained for a list prompt.
+        schema: What the index holds: with words, chunks are found by meaning and by words.
         filters: What the chunks' metadata must be.
     """
 
@@ -110,20 +122,27 @@ class Searcher:
         *,
         top_k: int,
         candidates: int = 50,
-        rerank: Rerank = "listwise",
+        rerank: Rerank = "auto",
+        schema: CollectionSchema | None = None,
         filters: MetadataFilters | None = None,
     ) -> None:
         self.embed_model = embed_model
         self.postprocessors: list[BaseNodePostprocessor] = []
         self._rerank: FirstStageRerank | None = None
-        if rerank != "none":
-            reranker = ListwiseRerank(embed_model=embed_model, vector_store=store, method=rerank, top_n=top_k)
+        legs = schema.legs if schema is not None else NO_LEGS
+        has_prompt = embed_model.profile.family.list_prompt != ""
+        is_reranked = rerank != "none" and (rerank != "auto" or legs.tokens is not None or has_prompt)
+        if is_reranked:
+            method = None if rerank == "auto" else rerank.replace("-", "_")
+            reranker = ListwiseRerank(embed_model=embed_model, vector_store=store, method=method, top_n=top_k)
             self._rerank = FirstStageRerank(reranker=reranker, top_n=top_k)
             self.postprocessors.append(self._rerank)
         self.retriever: BaseRetriever = VectorStoreIndex.from_vector_store(
             store, embed_model=embed_model
         ).as_retriever(
-            similarity_top_k=top_k if rerank == "none" else max(top_k, candidates), filters=filters
+            similarity_top_k=max(top_k, candidates) if is_reranked else top_k,
+            vector_store_query_mode="hybrid" if legs.lexical is not None else "default",
+            filters=filters,
         )
 
     def retrieve(self, query: str) -> list[NodeWithScore]:
@@ -170,6 +189,7 @@ def _to_passage(rank: int, found: NodeWithScore) -> Passage:
         end=len(text) if end is None else end,
         text=text,
         shown_tokens=node.metadata.get(SHOWN_TOKENS),
+        stages={name: node.metadata[key] for name, key in _STAGES.items() if key in node.metadata},
     )
 
 

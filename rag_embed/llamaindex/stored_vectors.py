@@ -47,8 +47,8 @@ def _advise(absent: BaseNode, store: StoreAccess) -> str:
     if absent.child_nodes:
         return (
             "it is a parent that AutoMergingRetriever put in the place of its chunks, and the index holds "
-            "the chunks alone. Rerank what the retriever inside it finds, before merging, or add the parents to "
-            "the vector store too: LateChunkingNodeParser(embed_model=...) embeds them"
+            "the chunks alone. Rerank what the retriever inside it finds, before merging, or add the parents "
+            "to the vector store too: LateChunkingNodeParser(embed_model=...) embeds them"
         )
     if not store.is_there:
         return "pass ListwiseRerank(vector_store=...), or let the store return vectors"
