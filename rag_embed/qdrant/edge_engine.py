@@ -66,15 +66,14 @@ class EdgeEngine:
         self._flushed_at = time.monotonic()
         self._shard: WatchedShard | None = None
         self._folder = EdgeFolder(folder)
-        self._release = weakref.finalize(self, self._folder.release)
         self._ledger = PointLedger(folder)
+        self._release = weakref.finalize(self, _free, self._folder, self._ledger)
         try:
             with engine_errors(self.where, lambda found: found + _INSTEAD):
                 self._file = self._folder.read(self._ledger.record)
                 if self._file is not None:
                     self._shard = load_shard(self._folder, self._ledger, self._file)
         except BaseException:
-            self._ledger.close()
             self._release()
             raise
 
@@ -90,7 +89,6 @@ class EdgeEngine:
                         self._shard.close()
             finally:
                 self._shard = None
-                self._ledger.close()
                 _opened.pop(self._path, None)
                 self._release()
 
@@ -269,6 +267,11 @@ class _NoCollection:
 
     def __getattr__(self, name: str) -> object:
         raise StoreError(f"{self._where} holds no collection; the first add() makes it")
+
+
+def _free(folder: EdgeFolder, ledger: PointLedger) -> None:
+    ledger.close()
+    folder.release()
 
 
 def open_engine(folder: Path) -> EdgeEngine:

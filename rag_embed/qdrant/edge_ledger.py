@@ -71,7 +71,7 @@ class PointLedger:
     def remove(self) -> None:
         """Delete the file."""
         self.close()
-        for suffix in ("", "-wal", "-shm", "-journal"):
+        for suffix in ("", "-journal"):
             self.path.with_name(LEDGER_NAME + suffix).unlink(missing_ok=True)
 
     def begin(self, ids: Iterable[EdgeId]) -> None:
@@ -135,9 +135,10 @@ class PointLedger:
         if self._opened is None:
             # The folder's lock keeps other processes out, and the engine's lock other threads.
             self._opened = sqlite3.connect(self.path, check_same_thread=False)
-            self._opened.execute("PRAGMA locking_mode = EXCLUSIVE")  # so that the log needs no shared memory
-            self._opened.execute("PRAGMA journal_mode = WAL")
-            self._opened.execute("PRAGMA synchronous = NORMAL")  # as the engine: safe from kills, not power
+            self._opened.execute("PRAGMA locking_mode = EXCLUSIVE")
+            # No log of SQLite's: a forked child that drops its copy of this connection would fold it in.
+            self._opened.execute("PRAGMA journal_mode = DELETE")
+            self._opened.execute("PRAGMA synchronous = NORMAL")
             self._opened.executescript(_TABLES)
         return self._opened
 

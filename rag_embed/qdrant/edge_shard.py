@@ -48,13 +48,10 @@ class WatchedShard:
 
     def close(self) -> None:
         """Bring everything to disk and close the files."""
-        try:
-            self.engine.flush()
-            self.engine.close()
-            if self._is_writing and self._are_files_sound:
-                self._ledger.keep_files(digest_files(self._folder.shard))
-        finally:
-            self._ledger.close()
+        self.engine.flush()
+        self.engine.close()
+        if self._is_writing and self._are_files_sound:
+            self._ledger.keep_files(digest_files(self._folder.shard))
 
     def discard(self) -> None:
         """Close the files and delete the collection."""
