@@ -158,23 +158,18 @@ class Encoder:
                 )
             full = np.concatenate([prefix, ids, suffix]).astype(np.int64)
             if batch and size + len(full) > limit:
-                yield from self._forward(batch, filler=(pass_tokens or size) - size)
+                yield from self._forward([*batch, *_fill((pass_tokens or size) - size)])[: len(batch)]
                 batch, size = [], 0
             batch.append(full)
             size += len(full)
         if batch:
-            yield from self._forward(batch, filler=(pass_tokens or size) - size)
+            yield from self._forward([*batch, *_fill((pass_tokens or size) - size)])[: len(batch)]
 
     @torch.inference_mode()
-    def _forward(
-        self, batch: Sequence[Int[np.ndarray, " _"]], *, filler: int
-    ) -> Sequence[Float[Tensor, "_ dim"]]:
-        """Run one pass; `filler` tokens behind the texts are computed and thrown away."""
-        sizes = [min(_FILLER_TOKENS, filler - start) for start in range(0, filler, _FILLER_TOKENS)]
-        filled = [*batch, *(np.zeros(size, dtype=np.int64) for size in sizes)]
+    def _forward(self, batch: Sequence[Int[np.ndarray, " _"]]) -> list[Float[Tensor, "_ dim"]]:
         with self._lock:
-            self.token_count += sum(map(len, filled))
-            states = self.forward(filled)[: len(batch)]
+            self.token_count += sum(map(len, batch))
+            states = self.forward(batch)
         # A sum is finite only if all its terms are, and costs less than asking each.
         if not bool(torch.stack([state.sum(dtype=torch.float32) for state in states]).isfinite().all()):
             raise NonFiniteError(
@@ -243,3 +238,9 @@ class Encoder:
             output = self._model(input_ids=ids, attention_mask=torch.ones_like(ids))
             states.update(zip(members, output.last_hidden_state, strict=True))
         return [states[index] for index in range(len(batch))]
+
+
+def _fill(token_count: int) -> list[Int[np.ndarray, " _"]]:
+    """Make texts of so many tokens in all, which are computed and thrown away."""
+    starts = range(0, token_count, _FILLER_TOKENS)
+    return [np.zeros(min(_FILLER_TOKENS, token_count - start), dtype=np.int64) for start in starts]
