@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from pathlib import Path
 
-from benchmarks.report import ROOT
+from corpora.folders import is_kept_back, sets_folder
+from corpora.pages import replace_name
 from rag_embed.evaluation import EvalDocument, EvalSet, read_set, sample_set
 from rag_embed.evaluation.sets import keep_documents
-from recipes.sources import is_kept_back, replace_name
 
 DEFAULT_DOCUMENTS = {
     "cuad_small": 20,
@@ -27,11 +25,6 @@ ANONYMISED = "medquad_anonymised"
 _TITLES_FROM_GOLDS = {"anthropic_codebase"}
 _WITHIN_DOCUMENT = {"qmsum_train"}
 _TRAINED_ON = {"qmsum_train", "medquad_train"}
-
-
-def sets_folder() -> Path:
-    """Where the sets are: $RAG_EMBED_EVAL, or ../shared/eval beside the repository."""
-    return Path(os.environ.get("RAG_EMBED_EVAL", ROOT / ".." / "shared" / "eval"))
 
 
 def find_sets(names: Iterable[str]) -> Iterator[str]:

@@ -8,8 +8,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from benchmarks.evalsets import load_set, sets_folder
+from benchmarks.evalsets import load_set
 from benchmarks.report import CACHE, make_parser, write_report
+from corpora.folders import sets_folder
+from corpora.pages import read_pages
 from rag_embed import ContextualEmbedding, load_encoder
 from rag_embed.evaluation import Arm, VectorCache, evaluate
 from rag_embed.evaluation.arms import ISOLATED
@@ -17,7 +19,6 @@ from rag_embed.evaluation.bootstrap import RESAMPLES
 from rag_embed.training.documents import TrainingDocument
 from rag_embed.training.filters import drop_inconsistent
 from rag_embed.training.trainer import TrainingOptions, train_adapter
-from recipes.sources import read_pages
 
 WRONG_SHARE = 1 / 3
 SETS = {"medquad_train": 100, "scifact": 400}

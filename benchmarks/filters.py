@@ -9,13 +9,13 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.evalsets import sets_folder
 from benchmarks.report import make_parser, write_report
+from corpora.code import read_code_files
+from corpora.folders import sets_folder
+from corpora.pages import read_meetings, read_pages
 from rag_embed import Encoder, load_encoder
 from rag_embed.training.documents import TrainingDocument
 from rag_embed.training.filters import Filtered, drop_foreign, drop_inconsistent
-from recipes.code import read_code_files
-from recipes.sources import read_meetings, read_pages
 
 DOCUMENTS = {"medquad": 80, "medquad, anonymised": 80, "scifact": 120, "qmsum": 6, "stdlib": 25}
 

@@ -9,8 +9,9 @@ from mteb.abstasks.retrieval import AbsTaskRetrieval
 from mteb.abstasks.task_metadata import TaskMetadata
 from mteb.timing import TimingStack
 
-from benchmarks.evalsets import load_set, sets_folder
+from benchmarks.evalsets import load_set
 from benchmarks.report import CACHE, make_parser, write_report
+from corpora.folders import sets_folder
 from rag_embed import ContextualEmbedding
 from rag_embed.evaluation import EvalSet, VectorCache
 from rag_embed.evaluation.arms import TITLED

@@ -20,10 +20,12 @@ from llama_index.core.vector_stores.types import VectorStoreQuery
 from qdrant_client import models
 
 from benchmarks.bootstrap import RESAMPLES, mean_interval
-from benchmarks.evalsets import DEFAULT_DOCUMENTS, EvalSet, load_set, sets_folder
-from benchmarks.report import make_parser, write_report
-from benchmarks.vectors import VectorCache
+from benchmarks.evalsets import DEFAULT_DOCUMENTS, EvalSet, load_set
+from benchmarks.report import CACHE, make_parser, write_report
+from corpora.folders import sets_folder
 from rag_embed import ContextualEmbedding, QdrantChunkStore
+from rag_embed.evaluation import VectorCache
+from rag_embed.evaluation.vectors import Vectors, as_isolated, with_options
 from rag_embed.pooling import blend
 from rag_embed.qdrant import CollectionSettings, VectorStorage
 from rag_embed.qdrant.edge_engine import EdgeEngine
@@ -94,16 +96,18 @@ class Pool:
 
     def take(self, evalset: EvalSet, model: ContextualEmbedding, *, query_count: int) -> None:
         """Add a set's chunks, and some of its queries."""
-        cache = VectorCache(evalset, model)
-        late = cache.chunks("late", with_title=evalset.has_titles)
-        isolated = cache.chunks("isolated", with_title=evalset.has_titles)
+        vectors = Vectors(evalset.documents, cache=VectorCache(CACHE / "vectors"))
+        unadapted = with_options(model, strategy="late", adapter=None)
+        late = vectors.chunks(unadapted, with_title=evalset.has_titles)
+        isolated = vectors.chunks(as_isolated(model), with_title=evalset.has_titles)
         self.chunks += list(blend(late, isolated, 0.5).numpy())
         self.ids += [f"{evalset.name}/{chunk}" for chunk in evalset.chunk_ids]
         self.homes += [f"{evalset.name}/{doc.doc_id}" for doc in evalset.documents for _ in doc.spans]
-        vectors, keys = cache.queries().numpy(), list(evalset.queries)
+        asked = vectors.queries(model, list(evalset.queries.values())).numpy()
+        keys = list(evalset.queries)
         for row in np.sort(np.random.default_rng(0).permutation(len(keys))[:query_count]):
             golds = {f"{evalset.name}/{chunk}": grade for chunk, grade in evalset.golds[keys[row]].items()}
-            self.queries.append(vectors[row])
+            self.queries.append(asked[row])
             self.query_sets.append(evalset.name)
             self.golds.append(golds)
             home = next(iter(golds)).rpartition("#")[0]

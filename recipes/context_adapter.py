@@ -14,13 +14,13 @@ from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
-from benchmarks.evalsets import sets_folder
+from corpora.code import read_code_files
+from corpora.folders import sets_folder
+from corpora.pages import read_meetings, read_pages
 from rag_embed.adapter import locate_adapter
 from rag_embed.training.documents import TrainingDocument
 from rag_embed.training.progress import Snapshot
 from rag_embed.training.trainer import TrainingOptions, train_adapter
-from recipes.code import read_code_files
-from recipes.sources import read_meetings, read_pages
 
 PACKAGES = {
     "aiohttp": "Apache-2.0",

@@ -97,6 +97,29 @@ def test_it_goes_on_from_the_models_adapter(tmp_path: Path, model: ContextualEmb
     assert curves[1][0][1] != curves[0][0][1]
 
 
+def test_killed_after_training_it_goes_on_with_the_measurement(
+    tmp_path: Path, model: ContextualEmbedding
+) -> None:
+    evalset = make_set(12)
+    whole = adapt(evalset, tmp_path / "a" / "adapter", model=model, options=OPTIONS)
+    steps: list[object] = []
+
+    def interrupt(what: str, done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    folder = tmp_path / "b" / "adapter"
+    with pytest.raises(KeyboardInterrupt):
+        adapt(evalset, folder, model=model, options=OPTIONS, on_step=steps.append, on_evaluate=interrupt)
+    assert len(steps) == OPTIONS.steps
+    again = adapt(evalset, folder, model=model, options=OPTIONS, on_step=steps.append)
+    assert len(steps) == OPTIONS.steps, "nothing is trained a second time"
+    assert (again.gain, again.sentence) == (whole.gain, whole.sentence)
+    for file in whole.folder.iterdir():
+        assert (folder / file.name).read_bytes() == file.read_bytes()
+    with pytest.raises(InputError, match="holds a finished adapter of other documents, options or model"):
+        adapt(make_set(13), folder, model=model, options=OPTIONS)
+
+
 def test_the_command(tmp_path: Path, model: ContextualEmbedding) -> None:
     docs = tmp_path / "docs"
     docs.mkdir()

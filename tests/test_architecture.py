@@ -172,6 +172,40 @@ def test_modules_are_small_and_say_what_they_are(path: Path) -> None:
     assert path.parent.name not in VAGUE_NAMES
 
 
+COMMANDS = ["evaluating.evaluate", "training.train"]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_command_reads_arguments_and_hands_over(command: str) -> None:
+    """Arguments, one call of the library, a presenter: what takes more lines belongs into the library."""
+    module, name = command.split(".")
+    tree = ast.parse((ROOT / "cli" / f"{module}.py").read_text(encoding="utf-8"))
+    (found,) = (node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == name)
+    assert found.end_lineno is not None
+    assert found.end_lineno - found.lineno + 1 < 60
+
+
+BESIDE = sorted(
+    path for name in ("benchmarks", "corpora", "recipes") for path in (ROOT.parent / name).glob("*.py")
+)
+STRANGERS = {"recipes": {"benchmarks"}, "benchmarks": {"recipes"}, "corpora": {"benchmarks", "recipes"}}
+
+
+@pytest.mark.parametrize("path", BESIDE, ids=lambda path: f"{path.parent.name}/{path.name}")
+def test_recipes_and_benchmarks_do_not_know_each_other(path: Path) -> None:
+    """What both need is in `corpora`; and every module of ours that is imported is there."""
+    assert not imported_packages(path) & STRANGERS[path.parent.name]
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] in STRANGERS:
+            place = ROOT.parent / node.module.replace(".", "/")
+            assert place.is_dir() or place.with_suffix(".py").is_file(), node.module
+
+
+def test_the_package_knows_nothing_beside_it() -> None:
+    for path in MODULES:
+        assert not imported_packages(path) & (set(STRANGERS) | {"tests"}), name_of(path)
+
+
 def test_the_package_says_that_it_is_typed() -> None:
     assert (ROOT / "py.typed").is_file()
 

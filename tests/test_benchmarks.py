@@ -210,7 +210,7 @@ def test_quantised_runs(tiny_sets, monkeypatch):
     quantised = pytest.importorskip(
         "benchmarks.quantised", reason="needs the extra bench", exc_type=ImportError
     )
-    monkeypatch.setattr("benchmarks.vectors.CACHE", tiny_sets)
+    monkeypatch.setattr("benchmarks.quantised.CACHE", tiny_sets)
     rows = run_quick(quantised, tiny_sets, "--sets", "cuad_small")["rows"]
     assert rows[0]["ndcg_10_difference"] == [0, 0, 0]
     shares = {row["storage"]: row["searched_bytes"] / (4 * 384) for row in rows}

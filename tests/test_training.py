@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
+import pickle
+import random
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,9 +17,12 @@ import torch
 from safetensors.torch import load_file
 
 from rag_embed import CharSpan, ContextualEmbedding, load_encoder
-from rag_embed.errors import InputError
+from rag_embed.adapter import locate_adapter
+from rag_embed.errors import InputError, NonFiniteError, UnsupportedModelError
 from rag_embed.training.documents import TrainingDocument, WindowSampler, split_documents
 from rag_embed.training.losses import BatchVectors, LossOptions, contrastive_loss
+from rag_embed.training.progress import Progress
+from rag_embed.training.run_folder import STATE_FILE
 from tests.checkpoints import tiny_bert
 
 pytest.importorskip("peft", reason="needs the extra train")
@@ -246,18 +253,110 @@ def test_an_interrupted_run_ends_like_an_uninterrupted(
     ]
 
 
-def test_another_run_in_the_folder_is_refused(tmp_path: Path, checkpoint: Path, trained: Path) -> None:
-    with pytest.raises(InputError, match="holds a finished adapter"):
-        train_adapter(DOCUMENTS, trained, model=checkpoint, options=OPTIONS)
+def interrupted(folder: Path, checkpoint: Path, *, after: int = 6, documents: object = DOCUMENTS) -> Path:
+    """Leave a run of which the state after the last check is kept; returns the file that holds it."""
 
     def interrupt(snapshot: object) -> None:
-        if getattr(snapshot, "step") == 6:  # noqa: B009
+        if getattr(snapshot, "step") == after:  # noqa: B009
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        train_adapter(DOCUMENTS, tmp_path, model=checkpoint, options=OPTIONS, on_step=interrupt)
-    with pytest.raises(InputError, match="holds an unfinished run of other data or options"):
+        train_adapter(documents, folder, model=checkpoint, options=OPTIONS, on_step=interrupt)
+    return folder / STATE_FILE
+
+
+def test_another_run_in_the_folder_is_refused(tmp_path: Path, checkpoint: Path, trained: Path) -> None:
+    for documents, options in ((DOCUMENTS[1:], OPTIONS), (DOCUMENTS, replace(OPTIONS, seed=5))):
+        with pytest.raises(InputError, match="holds a finished adapter of other documents, options or model"):
+            train_adapter(documents, trained, model=checkpoint, options=options)
+    interrupted(tmp_path, checkpoint)
+    with pytest.raises(InputError, match="holds an unfinished run of other documents, options or model"):
         train_adapter(DOCUMENTS[1:], tmp_path, model=checkpoint, options=OPTIONS)
+
+
+def test_a_run_that_had_ended_is_left_as_it_is(tmp_path: Path, checkpoint: Path, trained: Path) -> None:
+    """Killed between the adapter and its measurement, `train` finds the adapter and goes on to measure it."""
+    folder = tmp_path / "toy"
+    shutil.copytree(trained, folder)
+    (folder / STATE_FILE).write_bytes(b"left by a kill between two renames")
+    before = {path.name: path.read_bytes() for path in trained.iterdir()}
+    steps: list[object] = []
+    train_adapter(DOCUMENTS, folder, model=checkpoint, options=OPTIONS, on_step=steps.append)
+    assert steps == []
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_another_aim_is_another_run(tmp_path: Path, checkpoint: Path, trained: Path) -> None:
+    """The share of the blend that vectors are held near decides the weights as much as the data do."""
+    start = locate_adapter(trained)
+    options = replace(OPTIONS, steps=2, check_every=1)
+    train_adapter(DOCUMENTS, tmp_path / "a", model=checkpoint, options=options, start=start, blend_alpha=0.5)
+    with pytest.raises(InputError, match="holds a finished adapter of other"):
+        train_adapter(
+            DOCUMENTS, tmp_path / "a", model=checkpoint, options=options, start=start, blend_alpha=0.4
+        )
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_a_damaged_unfinished_run_is_named_and_runs_no_code(
+    tmp_path: Path, checkpoint: Path, trained: Path, seed: int
+) -> None:
+    state = interrupted(tmp_path / "toy", checkpoint)
+    generator = random.Random(seed)
+    content = bytearray(state.read_bytes())
+    if seed == 0:
+        content = bytearray()
+    elif seed == 1:
+        content = bytearray(pickle.dumps(Attack(tmp_path / "ran")))
+    elif seed == 2:
+        buffer = io.BytesIO()
+        torch.save({"digest": Attack(tmp_path / "ran")}, buffer)
+        content = bytearray(buffer.getvalue())
+    elif seed < 6:
+        content = content[: generator.randrange(len(content))]
+    else:
+        content[generator.randrange(len(content))] ^= 1 << generator.randrange(8)
+    state.write_bytes(content)
+    with pytest.raises(InputError, match=f"{STATE_FILE} is damaged|unfinished run of other documents"):
+        train_adapter(DOCUMENTS, tmp_path / "toy", model=checkpoint, options=OPTIONS)
+    assert not (tmp_path / "ran").exists()
+    state.unlink()
+    train_adapter(DOCUMENTS, tmp_path / "toy", model=checkpoint, options=OPTIONS)
+    expected = weights_of(trained)
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in weights_of(tmp_path / "toy").items())
+
+
+class Attack:
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __reduce__(self) -> tuple[object, tuple[object, ...]]:
+        return Path.touch, (self._path,)
+
+
+def test_a_folder_that_cannot_be_written_costs_no_training(tmp_path: Path, checkpoint: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    steps: list[object] = []
+    for folder in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(InputError, match=r"cannot be written .*; expected a folder for the adapter"):
+            train_adapter(DOCUMENTS, folder, model=checkpoint, options=OPTIONS, on_step=steps.append)
+    assert steps == [] and (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_held_out_loss_that_is_no_number_is_refused() -> None:
+    progress = Progress()
+    with pytest.raises(NonFiniteError, match="the held-out loss after step 1 is nan; expected a number"):
+        progress.record({"total": 1.0}, float("nan"), {})
+
+
+def test_a_damaged_adapter_to_start_from_is_named(tmp_path: Path, checkpoint: Path, trained: Path) -> None:
+    shutil.copytree(trained, tmp_path / "start")
+    (tmp_path / "start" / "adapter_model.safetensors").write_bytes(b"short")
+    start = locate_adapter(tmp_path / "start")
+    with pytest.raises(UnsupportedModelError, match=r"adapter_model.safetensors cannot be read"):
+        train_adapter(DOCUMENTS, tmp_path / "new", model=checkpoint, options=OPTIONS, start=start)
 
 
 def test_it_learns_whose_section_it_is(tmp_path: Path, checkpoint: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Optional
 
@@ -12,85 +13,89 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.text import Text
 
 from rag_embed.cli import options as opt
-from rag_embed.cli.evaluating import EvaluationOutput, read_documents
+from rag_embed.cli.evaluating import read_documents
+from rag_embed.cli.output import Output
+from rag_embed.cli.reporting import EvaluationOutput
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from rag_embed.evaluation import EvalSet
     from rag_embed.training.adaptation import Adaptation
     from rag_embed.training.progress import Snapshot
 
-_DEFAULT_OUT = Path(".rag-embed-adapter")
 
+@dataclass(frozen=True, slots=True)
+class CorpusChoice:
+    """What is adapted to."""
 
-def train(
-    *,
     docs: Annotated[
         Optional[list[Path]],  # noqa: UP045
         typer.Option("--docs", help="Folder of documents; no questions are needed. Repeatable."),
-    ] = None,
+    ] = None
     queries: Annotated[
         Optional[Path],  # noqa: UP045
         typer.Option(
             exists=True, dir_okay=False, help="JSONL with query, document and answer, as for `evaluate`."
         ),
-    ] = None,
+    ] = None
     set_folder: Annotated[
         Optional[Path],  # noqa: UP045
         typer.Option("--set", help="A retrieval set instead, as for `evaluate`; its queries are trained on."),
-    ] = None,
+    ] = None
     without_queries: Annotated[
         bool, typer.Option("--without-queries", help="Do not look at the set's queries.")
-    ] = False,
-    out: Annotated[Path, typer.Option(help="Folder of the adapter.")] = _DEFAULT_OUT,
+    ] = False
+    chunk_size: opt.ChunkSize = opt.DEFAULT_CHUNK_SIZE
+
+
+@opt.spread
+def train(
+    *,
+    corpus: CorpusChoice,
+    out: Annotated[Path, typer.Option(help="Folder of the adapter.")] = Path(".rag-embed-adapter"),
     model: opt.Model = None,
     steps: Annotated[int, typer.Option(min=1, help="At most; stops earlier without progress.")] = 60,
     learning_rate: Annotated[float, typer.Option(min=0, help="Peak.")] = 5e-4,
     seed: Annotated[int, typer.Option(help="Of the first weights, the order and the split.")] = 0,
-    chunk_size: opt.ChunkSize = opt.DEFAULT_CHUNK_SIZE,
     json: opt.Json = False,
 ) -> None:
     """Train an adapter on your documents, measure it on some it never saw, and say whether to use it."""
-    if bool(docs) == bool(set_folder):
+    if bool(corpus.docs) == bool(corpus.set_folder):
         raise typer.BadParameter("name either --docs FOLDER or --set FOLDER")
     output = TrainingOutput(as_json=json)
-    from dataclasses import replace
+    from rag_embed.cli.opening import ModelOptions
+    from rag_embed.training.adaptation import adapt, choose_options
 
-    from rag_embed.evaluation import read_set
-    from rag_embed.llamaindex import ContextualEmbedding
-    from rag_embed.training.adaptation import adapt
-    from rag_embed.training.trainer import TrainingOptions
-
-    embed_model = ContextualEmbedding(model=model) if model else ContextualEmbedding()
+    embed_model = ModelOptions(model).make()
     with output.reserved():
-        if set_folder is not None:
-            evalset = read_set(set_folder)
-            if without_queries:
-                evalset = replace(evalset, queries={}, golds={}, gold_spans={}, kinds={})
-        else:
-            evalset = read_documents(docs or [], queries, chunk_size=chunk_size, leave_out=out, output=output)
-    window_tokens = embed_model.window_options.window_tokens
-    options = TrainingOptions(
-        steps=steps, check_every=max(1, steps // 4), learning_rate=learning_rate, seed=seed
-    )
-    if embed_model.located_adapter is None and window_tokens is not None:
-        options = replace(options, window_tokens=window_tokens)
+        evalset = _read_corpus(corpus, leave_out=out, output=output)
     with output.reserved(), output.steps() as on_evaluate, output.training(steps) as on_step:
         adaptation = adapt(
-            evalset, out, model=embed_model, options=options, on_step=on_step, on_evaluate=on_evaluate
+            evalset,
+            out,
+            model=embed_model,
+            options=choose_options(embed_model, steps=steps, learning_rate=learning_rate, seed=seed),
+            on_step=on_step,
+            on_evaluate=on_evaluate,
         )
-    if json:
-        output.json(
-            {
-                "adapter": str(adaptation.folder),
-                "gain": [round(value, 5) for value in adaptation.gain],
-                "is_recommended": adaptation.is_recommended,
-                "sentence": adaptation.sentence,
-                "evaluation": adaptation.evaluation.as_json(),
-            }
+    output.adaptation(adaptation)
+
+
+def _read_corpus(corpus: CorpusChoice, *, leave_out: Path, output: Output) -> EvalSet:
+    if corpus.set_folder is None:
+        return read_documents(
+            corpus.docs or [],
+            corpus.queries,
+            chunk_size=corpus.chunk_size,
+            leave_out=leave_out,
+            output=output,
         )
-    else:
-        output.adaptation(adaptation)
+    from rag_embed.evaluation import read_set
+    from rag_embed.evaluation.sets import without_queries
+
+    evalset = read_set(corpus.set_folder)
+    return without_queries(evalset) if corpus.without_queries else evalset
 
 
 class TrainingOutput(EvaluationOutput):
@@ -118,6 +123,9 @@ class TrainingOutput(EvaluationOutput):
 
     def adaptation(self, adaptation: Adaptation) -> None:
         """Show the held-out figures and the recommendation."""
+        if self.as_json:
+            self.json(adaptation.as_json())
+            return
         self.evaluation(adaptation.evaluation)
         style = "bold green" if adaptation.is_recommended else "bold yellow"
         self._out.print(Text(adaptation.sentence, style=style))

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from llama_index.core.node_parser import NodeParser
 from llama_index.core.schema import Document, MetadataMode
 
 from rag_embed.errors import InputError
 from rag_embed.evaluation.chunking import cut_document, map_golds
+from rag_embed.evaluation.rows import Row, read_rows
 from rag_embed.evaluation.sets import EvalDocument, EvalSet, GoldSpan
 from rag_embed.spans import CharSpan
 
 _PATH_KEY = "file_path"
+_AN_ANSWER = "an object with query, document and answer, or start and end"
 _PAGE_SEPARATOR = "\n\n"
 
 
@@ -63,45 +63,35 @@ def read_queries(path: Path, evalset: EvalSet) -> EvalSet:
     """
     known = {doc.doc_id: doc for doc in evalset.documents}
     answers: dict[str, list[GoldSpan]] = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        if line.strip():
-            query, found = _read_answer(f"line {number} of {path.name}", line, known)
-            answers.setdefault(query, []).extend(found)
+    for row in read_rows(path, expected=_AN_ANSWER):
+        query, found = _read_answer(row, known)
+        answers.setdefault(query, []).extend(found)
     if not answers:
-        raise InputError(f"{path.name} holds no query; expected a JSON object on each line")
+        raise InputError(f"{path} holds no query; expected {_AN_ANSWER} on each line")
     queries = {f"q{number}": query for number, query in enumerate(answers, start=1)}
     gold_spans = {query_id: tuple(answers[query]) for query_id, query in queries.items()}
     golds = map_golds(evalset.documents, gold_spans)
     if lost := [queries[query_id] for query_id in queries if query_id not in golds]:
         raise InputError(
-            f"{len(lost)} queries of {path.name} are answered by characters that are in no chunk, the first "
+            f"{len(lost)} queries of {path} are answered by characters that are in no chunk, the first "
             f"is {lost[0]!r}; expected answers that hold more than white space"
         )
     return replace(evalset, queries=queries, golds=golds, gold_spans=gold_spans)
 
 
-def _read_answer(place: str, line: str, known: dict[str, EvalDocument]) -> tuple[str, list[GoldSpan]]:
-    try:
-        row: dict[str, Any] = json.loads(line)
-        query, doc_id = str(row["query"]), str(row["document"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(
-            f"{place} is {line[:60]!r}; expected an object with query, document and answer, or start and end"
-        ) from error
+def _read_answer(row: Row, known: dict[str, EvalDocument]) -> tuple[str, list[GoldSpan]]:
+    query, doc_id = row.text("query"), row.name("document")
+    if not query.strip():
+        raise row.wrong("query", "a query that holds more than white space")
     if doc_id not in known:
-        raise InputError(f"{place} names the document {doc_id!r}; expected one of {sorted(known)[:3]} ...")
+        raise row.wrong("document", f"one of {sorted(known)[:3]} ...")
     text = known[doc_id].text
     if "start" in row and "end" in row:
-        span = CharSpan(int(row["start"]), int(row["end"]))
-        if span.end > len(text):
-            raise InputError(f"{place} ends at {span.end}; document {doc_id!r} has {len(text)} characters")
+        span = row.span("start", [row.values["start"], row.values["end"]], text)
         return query, [GoldSpan(doc_id, span)]
-    spans = _find_all(text, str(row.get("answer", "")))
+    spans = _find_all(text, row.text("answer"))
     if not spans:
-        raise InputError(
-            f"{place} has the answer {str(row.get('answer'))[:60]!r}, which {doc_id!r} does not hold; "
-            "expected words copied from it"
-        )
+        raise row.wrong("answer", f"words copied from {doc_id!r}")
     return query, [GoldSpan(doc_id, span) for span in spans]
 
 

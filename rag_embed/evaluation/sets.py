@@ -147,6 +147,11 @@ def keep_documents(evalset: EvalSet, doc_ids: Collection[str]) -> EvalSet:
     )
 
 
+def without_queries(evalset: EvalSet) -> EvalSet:
+    """Keep the documents alone."""
+    return replace(evalset, queries={}, golds={}, gold_spans={}, kinds={})
+
+
 def sample_set(
     evalset: EvalSet, *, documents: int | None = None, queries: int | None = None, seed: int = 0
 ) -> EvalSet:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +53,36 @@ class Adaptation:
     gain: tuple[float, float, float]
     is_recommended: bool
     sentence: str
+
+    def as_json(self) -> dict[str, Any]:
+        """Everything as JSON values."""
+        return {
+            "adapter": str(self.folder),
+            "gain": [round(value, 5) for value in self.gain],
+            "is_recommended": self.is_recommended,
+            "sentence": self.sentence,
+            "evaluation": self.evaluation.as_json(),
+        }
+
+
+def choose_options(
+    model: ContextualEmbedding, *, steps: int, learning_rate: float, seed: int
+) -> TrainingOptions:
+    """Say how a model is trained: in windows as it reads them, its loss checked four times.
+
+    Args:
+        model: What is adapted. An adapter that it has goes on in the windows that it was trained with.
+        steps: At most.
+        learning_rate: Peak.
+        seed: Of the first weights, the order and the split.
+    """
+    options = TrainingOptions(
+        steps=steps, check_every=max(1, steps // 4), learning_rate=learning_rate, seed=seed
+    )
+    window_tokens = model.window_options.window_tokens
+    if model.located_adapter is None and window_tokens is not None:
+        return replace(options, window_tokens=window_tokens)
+    return options
 
 
 def adapt(

@@ -1,8 +1,7 @@
-"""Training documents of the shipped adapter, read where they are; nothing of them is copied."""
+"""Training documents out of retrieval sets: pages on a subject, and meetings."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import random
 import re
@@ -12,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from corpora.folders import is_kept_back
 from rag_embed import CharSpan
 from rag_embed.training.documents import TrainingDocument
 
@@ -27,11 +27,6 @@ class SetRow:
     text: str
     spans: list[CharSpan]
     pairs: list[tuple[str, int]]
-
-
-def is_kept_back(doc_id: str) -> bool:
-    """Whether a document is never trained on: every tenth, by a digest of its id."""
-    return int(hashlib.sha256(doc_id.encode()).hexdigest()[:8], 16) % 10 == 0
 
 
 def read_set(folder: Path) -> Iterator[SetRow]:
