@@ -1,0 +1,35 @@
+"""Whatever a command was doing when it was killed: run again, it ends where it would have ended."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+pytest.importorskip("peft", reason="needs the extra train")
+pytest.importorskip("qdrant_edge", reason="needs the extra local")
+
+from tests.checkpoints import tiny_bert
+from tests.kills import OPERATIONS, Yard
+
+SEEDS = 34  # for each of six operations: 204
+
+
+@pytest.fixture(scope="module")
+def yard(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Yard]:
+    folder = tmp_path_factory.mktemp("kills")
+    made = Yard(folder / "yard", tiny_bert(folder / "model"))
+    yield made
+    made.close()
+
+
+@pytest.mark.parametrize("operation", OPERATIONS)
+def test_killed_and_run_again_it_ends_where_it_would_have(yard: Yard, operation: str) -> None:
+    assert yard.trial(operation, 0) == ""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("operation", OPERATIONS)
+@pytest.mark.parametrize("seed", range(1, SEEDS))
+def test_killed_at_any_moment_it_ends_where_it_would_have(yard: Yard, operation: str, seed: int) -> None:
+    assert yard.trial(operation, seed) == ""
