@@ -54,9 +54,10 @@ def make_arms(*, has_titles: bool) -> list[Arm]:
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = make_parser(__doc__)
+    parser.add_argument("--dtype", default="float32", help="bfloat16 is faster where the processor has it")
     parser.add_argument("--sets", nargs="+", default=None, help="some of the sets instead of all")
     options = parser.parse_args(argv)
-    model = ContextualEmbedding(dtype="float32")
+    model = ContextualEmbedding(dtype=options.dtype)
     cache = VectorCache(CACHE / "vectors")
     results: dict[str, object] = {}
     for name in find_sets(options.sets or (QUICK_SETS if options.quick else SETS)):
@@ -73,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     write_report(
         "hybrid",
         options,
-        model=f"{model.profile.name}, adapter {adapter.name if adapter else 'none'}, float32",
+        model=f"{model.profile.name}, adapter {adapter.name if adapter else 'none'}, {options.dtype}",
         data=", ".join(results),
         n=sum(int(entry["queries"]) for entry in results.values()),  # type: ignore[index]
         interval=f"95 % paired bootstrap over queries, {RESAMPLES} resamples",

@@ -123,7 +123,7 @@ class Legs:
                 node.get_content(metadata_mode=MetadataMode.EMBED)
             )
         if self.tokens is not None and (kept := tokens_of(node)) is not None:
-            vectors[TOKENS_NAME] = to_units(kept).tolist()
+            vectors[TOKENS_NAME] = to_units(kept)
         return vectors
 
 

@@ -253,6 +253,8 @@ def _wire_bytes(point: StoredPoint) -> int:
 
 
 def _count_numbers(vector: object) -> int:
+    if isinstance(vector, np.ndarray):
+        return vector.size
     if isinstance(vector, models.SparseVector):
         return 2 * len(vector.values)
     if isinstance(vector, Sequence):

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol, cast
 
+import numpy as np
+
 from rag_embed.qdrant.port import Payload, PointId, StoredPoint, VectorPrefix, Vectors
 
 
@@ -16,12 +18,18 @@ def select_vectors(vector_name: str, others: Sequence[str] = ()) -> bool | list[
 def name_vectors(
     point: StoredPoint, vector_name: str, prefix: VectorPrefix | None
 ) -> list[float] | dict[str, object]:
-    """Give a point's vectors their names; the unnamed one stays without if it is the only one."""
+    """Give a point's vectors their names; the unnamed one stays without if it is the only one.
+
+    Arrays become lists only here, request by request: as lists they take eight times the memory.
+    """
     vector = point.vector or []
     if not vector_name and not point.others:
         return vector
     prefixes = {prefix.name: vector[: prefix.dim]} if prefix else {}
-    return {vector_name: vector, **prefixes, **point.others}
+    others = {
+        name: each.tolist() if isinstance(each, np.ndarray) else each for name, each in point.others.items()
+    }
+    return {vector_name: vector, **prefixes, **others}
 
 
 def to_point_id(id_: object) -> PointId:
