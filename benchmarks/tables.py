@@ -136,6 +136,9 @@ TABLES: Mapping[str, tuple[str, Callable[[Result], str]]] = {
     "seams": ("seams", seams),
     "store": ("store", store),
     "quantised": ("quantised", quantised),
+    "hybrid": ("hybrid", quality.hybrid),
+    "hybrid_gains": ("hybrid", quality.hybrid_gains),
+    "hybrid_arms": ("hybrid", quality.context_arms),
     "context": ("context", quality.context),
     "context_arms": ("context", quality.context_arms),
     "seeds": ("context", quality.seeds),
@@ -143,10 +146,6 @@ TABLES: Mapping[str, tuple[str, Callable[[Result], str]]] = {
     "filter_ablation": ("filter_ablation", quality.filter_ablation),
     "mteb_agreement": ("mteb_agreement", quality.mteb_agreement),
     "filters": ("filters", quality.filters),
-    "retrieval": ("retrieval", quality.retrieval),
-    "rerank": ("retrieval", quality.rerank),
-    "retrieval_arms": ("retrieval", quality.retrieval_arms),
-    "retrieval_details": ("retrieval", quality.retrieval_details),
 }
 """Result file and renderer of each table."""
 

@@ -179,20 +179,6 @@ def run_quick(script, folder, *words):
     return result["results"]
 
 
-def test_retrieval_runs_and_keeps_vectors(tiny_sets, monkeypatch):
-    retrieval = pytest.importorskip(
-        "benchmarks.retrieval", reason="needs the extra bench", exc_type=ImportError
-    )
-    monkeypatch.setattr(retrieval, "CACHE", tiny_sets)
-    first = run_quick(retrieval, tiny_sets, "--sets", "cuad_small", "medquad_train")
-    files = {path: path.stat().st_mtime_ns for path in (tiny_sets / "vectors").iterdir()}
-    assert run_quick(retrieval, tiny_sets, "--sets", "cuad_small") == first
-    assert files == {path: path.stat().st_mtime_ns for path in (tiny_sets / "vectors").iterdir()}
-    rows = {row["arm"]: row for row in first["cuad_small"]["rows"]}
-    assert rows["isolated"]["ndcg_10_difference"] == [0, 0, 0]
-    assert all(0 <= row["ndcg_10"] <= row["recall_10"] <= 1 for row in rows.values())
-
-
 def test_seams_runs(tmp_path):
     rows = run_quick(seams, tmp_path)["rows"]
     assert all(0 < row["chunk_vectors"][0] < 1 for row in rows)
