@@ -92,7 +92,7 @@ def measure_costs(searcher: Searcher, arms: Sequence[Arm]) -> Costs:
         if arm.method != "vectors":
             seconds += words[arm.with_title]
             size += TERM_BYTES * searcher.words(arm.with_title).term_count / total
-        by_arm[arm.name] = Cost(round(size, 1), _time_queries(searcher, arm, queries), round(seconds, 3))
+        by_arm[arm.name] = Cost(round(size, 1), _time_queries(searcher, arm, queries), round(seconds, 6))
     sampled = sum(len(document.spans) for document in documents)
     return Costs(
         by_arm,
