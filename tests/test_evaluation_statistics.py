@@ -10,7 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rag_embed.evaluation.bootstrap import detectable_effect, mean_interval, queries_needed
-from rag_embed.evaluation.lexical import score_bm25, split_words
 from rag_embed.evaluation.metrics import measure
 from rag_embed.evaluation.ranking import CANDIDATES, rank
 
@@ -58,27 +57,6 @@ def test_ties_keep_the_order_of_the_corpus_and_rankings_end():
     assert ranking.order[0].tolist() == list(range(CANDIDATES))
     few = rank(np.zeros((1, 3)), np.array([[True, False, True]]))
     assert few.found(0).tolist() == [0, 2]
-
-
-def test_bm25_is_lucenes_formula():
-    texts = ["Der Fluss ist der Fluss", "river bank and river", "bank", "nothing here at all"]
-    words = [split_words(text) for text in texts]
-    average = sum(map(len, words)) / len(words)
-
-    def slow(query, text):
-        score = 0.0
-        for word in split_words(query):
-            frequency = text.count(word)
-            holders = sum(word in other for other in words)
-            idf = math.log(1 + (len(words) - holders + 0.5) / (holders + 0.5))
-            score += idf * frequency / (frequency + 1.5 * (1 - 0.75 + 0.75 * len(text) / average))
-        return score
-
-    found = score_bm25(["River BANK fluss", "absent"], texts)
-    for column, text in enumerate(words):
-        expected = slow("River BANK fluss", text)
-        assert found[0, column] == (pytest.approx(expected, rel=1e-5) if expected else -np.inf)
-    assert np.isneginf(found[1]).all()
 
 
 def test_the_detectable_effect_is_detected_four_times_out_of_five():

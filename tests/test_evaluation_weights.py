@@ -59,12 +59,13 @@ def test_the_weights_that_are_really_better_are_found_and_gain_what_they_gain():
     assert fitted.gain[0] == pytest.approx(expected) and fitted.gain[1] > 0 and fitted.is_recommended
     assert fitted.sentence.startswith(
         "Set the weights words 0.375, late interaction 0.125, as_retriever(alpha=0.625) and "
-        "ListwiseRerank(weight=0.125): on queries that had no part in choosing, fitted weights bring +5.2 points"
+        "ListwiseRerank(weight=0.125): on queries that had no part in choosing, fitted weights "
+        "bring +5.2 points"
     )
 
 
 def test_what_chance_chooses_is_not_reported_as_a_gain():
-    """Settings differ by noise. The best of 81 looks 5 points better on the queries that chose it, not on others."""
+    """Settings differ by noise: the best of 81 looks 5 points better on the queries that chose it."""
     looks, reported = [], []
     for seed in range(20):
         generator = np.random.default_rng(seed)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from rag_embed.evaluation import Evaluation
     from rag_embed.evaluation.vectors import OnStep
 
-_TABLE_WIDTH = 150
+_TABLE_WIDTH = 190
 _SHOWN = {"nDCG@10", "R@10"}
 """Measures on a terminal; the page and the JSON have all of them."""
 _STYLES = {"up": "green", "down": "red", "open": "", "none": "dim"}
@@ -82,8 +82,8 @@ class EvaluationOutput(Output):
                 cells.append(Text(f"{100 * evaluation.mean(result, MEASURES[0], 'document'):.1f}"))
             if (cost := evaluation.cost(result)) is not None:
                 cells.append(Text(f"{cost.bytes_per_chunk:,.0f}"))
-                cells.append(Text(f"{cost.query_ms:.1f}"))
-                cells.append(Text(f"{cost.ingestion_s:,.1f}"))
+                cells.append(Text(f"{cost.query_ms:.2f}"))
+                cells.append(Text(f"{cost.ingestion_s:,.2f}"))
             mark = " *" if result.arm.is_default else ""
             table.add_row(Text(f"{result.arm.name}{mark}"), *cells)
         # Numbers are worth more than a neat right edge: on a narrow terminal the lines wrap.

@@ -83,7 +83,7 @@ def _make_row(evaluation: Evaluation, number: int) -> dict[str, object]:
         else "–",
         "costs": []
         if cost is None
-        else [f"{cost.bytes_per_chunk:,.0f}", f"{cost.query_ms:.1f}", f"{cost.ingestion_s:,.1f}"],
+        else [f"{cost.bytes_per_chunk:,.0f}", f"{cost.query_ms:.2f}", f"{cost.ingestion_s:,.2f}"],
         "kinds": [
             describe(evaluation.difference(result, ISOLATED, kind=kind))
             for kind in sorted(set(evaluation.kinds))

@@ -113,8 +113,10 @@ def _choose(winners: Sequence[_Way], ways: Sequence[_Way], share: float) -> Verd
         over = chosen.over(rival, share)
         sentence += f" and {over} over the best of what costs less ({rival.arm.advice})"
         if not over.is_up:
-            known = "the best measured is above it for sure" if rival.gain.is_up else "it may gain nothing"
-            sentence += f"; that difference may be chance, but {known}"
+            known = (
+                "ranks below the best for sure" if rival.gain.is_up else "is not sure to gain anything itself"
+            )
+            sentence += f"; that difference may be chance, but the cheaper way {known}"
     sentence += "."
     if chosen is not best:
         sentence += (
