@@ -12,7 +12,7 @@ from rag_embed.evaluation.arms import Arm
 from rag_embed.evaluation.lexical import WordIndex
 from rag_embed.evaluation.ranking import Ranking, rank, rank_found, rank_hybrid, rerank
 from rag_embed.evaluation.sets import EvalSet, Slice
-from rag_embed.evaluation.vectors import Vectors
+from rag_embed.evaluation.vectors import Vectors, as_isolated
 from rag_embed.late_interaction import TokenVectors
 from rag_embed.llamaindex import ContextualEmbedding
 
@@ -32,6 +32,7 @@ class Searcher:
         self.vectors = vectors
         self.queries = list(evalset.queries.values())
         self.answers = evalset.answer_ids
+        self._asked: dict[str, Sequence[TokenVectors | None]] = {}
         inside = evalset.competing("document")
         self.competing: dict[Slice, Bool[np.ndarray, "queries chunks"]] = {
             "corpus": evalset.competing("corpus"),
@@ -115,8 +116,12 @@ class Searcher:
         return self.vectors.tokens(arm.make_model(self.model), with_title=arm.with_title)
 
     def query_tokens(self, arm: Arm) -> Sequence[TokenVectors | None]:
-        """Token vectors of every query."""
-        return self.vectors.query_tokens(arm.make_model(self.model), self.queries)
+        """Token vectors of every query, the same for all strategies and adapters of one encoder."""
+        model = as_isolated(arm.make_model(self.model))
+        key = model.fingerprint()
+        if key not in self._asked:
+            self._asked[key] = self.vectors.query_tokens(model, self.queries)
+        return self._asked[key]
 
     def _find(self, arm: Arm, where: Slice) -> Ranking:
         """The first stage: by words, by vectors, or by both."""
