@@ -19,15 +19,15 @@ $(BIN)/python:
 # torch comes first and pinned: an open range may select a build with gigabytes of GPU libraries.
 $(VENV)/.user: $(BIN)/python pyproject.toml constraints.txt
 	$(PIP) torch
-	$(PIP) --editable '.[local,cli]'
+	$(PIP) --editable '.[local,cli,files]'
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.user
-	$(PIP) --editable '.[local,cli,dev]'
+	$(PIP) --editable '.[local,cli,files,dev]'
 	@touch $@
 
 $(VENV)/.bench: $(VENV)/.dev
-	$(PIP) --editable '.[local,cli,dev,bench]'
+	$(PIP) --editable '.[local,cli,files,dev,bench]'
 	@touch $@
 
 install: $(VENV)/.dev  ## Install the package with everything its tests need

@@ -18,6 +18,8 @@ SCRIPTS = (
     "filter_ablation",
     "hybrid",
     "negation",
+    "precision",
+    "short_documents",
 )
 
 for script in (*SCRIPTS, *([] if "--quick" in sys.argv else ["render"])):

@@ -179,3 +179,25 @@ def mteb_agreement(result: Result) -> str:
     found = result["results"]
     row = [found["arm"], found["documents"], found["queries"], f"{found['ours']:.3f}", f"{found['mteb']:.3f}"]
     return make_table(["scifact", "documents", "queries", "nDCG@10, ours", "nDCG@10, mteb"], [row])
+
+
+def precision(result: Result) -> str:
+    """Bfloat16 against float32: what retrieval loses, how far vectors turn, and how much faster it is."""
+    pairs: list[str] = []
+    rows = []
+    for name, entry in result["results"].items():
+        for arm, found in entry["arms"].items():
+            pairs = list(found["differences"])
+            rows.append(
+                [
+                    f"{name}, {arm}",
+                    entry["queries"],
+                    f"{found['ndcg_10']:.3f}",
+                    *(format_interval(found["differences"][pair], 4, is_signed=True) for pair in pairs),
+                    f"{found['cosine'][1]:.5f}",
+                    f"{found['largest_difference']:.1e}",
+                    f"{found['speed_up']:.1f} ×",
+                ]
+            )
+    header = ["nDCG@10", "queries", "float32", *pairs, "least cosine", "largest difference", "speed"]
+    return make_table(header, rows)

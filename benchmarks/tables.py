@@ -128,6 +128,15 @@ def quantised(result: Result) -> str:
     return make_table(header, rows)
 
 
+def short_documents(result: Result) -> str:
+    """Processor time a document, and the speed beside plain nodes."""
+    rows = [
+        [name, f"{entry['ms_per_document']:.1f}", f"{entry['speed']:.2f}"]
+        for name, entry in result["results"].items()
+    ]
+    return make_table(["documents of one sentence", "ms each", "× plain nodes"], rows)
+
+
 TABLES: Mapping[str, tuple[str, Callable[[Result], str]]] = {
     "throughput": ("throughput", throughput),
     "memory": ("memory", memory),
@@ -145,6 +154,8 @@ TABLES: Mapping[str, tuple[str, Callable[[Result], str]]] = {
     "adaptation": ("adaptation", quality.adaptation),
     "filter_ablation": ("filter_ablation", quality.filter_ablation),
     "mteb_agreement": ("mteb_agreement", quality.mteb_agreement),
+    "precision": ("precision", quality.precision),
+    "short_documents": ("short_documents", short_documents),
     "filters": ("filters", quality.filters),
 }
 """Result file and renderer of each table."""

@@ -43,13 +43,14 @@ BYTES = {"float16": 2.0, "int8": 1.0, "int4": 0.5}
 def rank_by_store(
     nodes: Sequence[TextNode], evalset: EvalSet, model: ContextualEmbedding, tokens: TokenStorage | None
 ) -> Ranking:
-    """Search a folder for every question: by words and vectors, and by late interaction where tokens are kept."""
+    """Search a folder for every question, with late interaction where tokens are kept."""
     places = {node.node_id: row for row, node in enumerate(nodes)}
     order = np.zeros((len(evalset.queries), 10), dtype=np.int64)
     scores = np.full(order.shape, -np.inf)
-    with tempfile.TemporaryDirectory() as folder, QdrantChunkStore(
-        "docs", path=folder, lexical=True, tokens=tokens
-    ) as store:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        QdrantChunkStore("docs", path=folder, lexical=True, tokens=tokens) as store,
+    ):
         store.add(nodes)
         for row, text in enumerate(evalset.queries.values()):
             query = VectorStoreQuery(
@@ -91,9 +92,7 @@ def measure_set(name: str, documents: int | None, queries: int) -> dict[str, obj
     chunk_tokens = float(np.mean([len(kept) for node in nodes if (kept := tokens_of(node)) is not None]))
 
     def score(ranking: Ranking) -> float:
-        return round(
-            100 * float(measure(ranking, evalset.golds, evalset.answer_ids)[MAIN_MEASURE].mean()), 2
-        )
+        return round(100 * float(measure(ranking, evalset.golds, evalset.answer_ids)[MAIN_MEASURE].mean()), 2)
 
     rows: list[dict[str, object]] = [
         {"form": "none", MAIN_MEASURE: score(rank_by_store(nodes, evalset, model, None)), "bytes": 0}
@@ -101,7 +100,9 @@ def measure_set(name: str, documents: int | None, queries: int) -> dict[str, obj
     for storage, neighbours in FORMS:
         ranking = rank_by_store(pool(nodes, neighbours), evalset, model, storage)
         size_bytes = 200 / neighbours * model.profile.dim * BYTES[storage]
-        rows.append({"form": f"{storage} x{neighbours}", MAIN_MEASURE: score(ranking), "bytes": round(size_bytes)})
+        rows.append(
+            {"form": f"{storage} x{neighbours}", MAIN_MEASURE: score(ranking), "bytes": round(size_bytes)}
+        )
     counts = {"documents": len(evalset.documents), "chunks": len(nodes), "queries": len(evalset.queries)}
     return {**counts, "tokens per chunk": round(chunk_tokens, 1), "rows": rows}
 

@@ -23,9 +23,9 @@ def main() -> None:
     embed_model = ContextualEmbedding()
     with QdrantChunkStore("pipeline", location=":memory:", fingerprint=embed_model.fingerprint()) as store:
         pipeline = IngestionPipeline(
-            # The parser stamps each chunk with its place, so that the model can put the document together
-            # again, and so that the cache never takes one document's chunks for another's.
-            transformations=[LateChunkingNodeParser(), embed_model],
+            # The parser embeds what it cuts, so that the cache's key for both is the whole document. Behind
+            # [LateChunkingNodeParser(), embed_model] it would be the chunks' texts, whatever stood between.
+            transformations=[LateChunkingNodeParser(embed_model=embed_model)],
             vector_store=store,
             docstore=SimpleDocumentStore(),
             docstore_strategy=DocstoreStrategy.UPSERTS,

@@ -11,7 +11,15 @@ if TYPE_CHECKING:
     from rag_embed.encoder import Encoder
     from rag_embed.errors import RagEmbedError
     from rag_embed.late_chunking import embed_chunks, embed_isolated, embed_late
-    from rag_embed.llamaindex import ContextualEmbedding, LateChunkingNodeParser, ListwiseRerank
+    from rag_embed.llamaindex import (
+        ContextualEmbedding,
+        Corpus,
+        LateChunkingNodeParser,
+        ListwiseRerank,
+        NeighbourExpansion,
+        SpanNodeParser,
+        join_pages,
+    )
     from rag_embed.loading import load_encoder
     from rag_embed.qdrant import QdrantChunkStore
     from rag_embed.recipe import Recipe
@@ -23,15 +31,19 @@ _HOMES = {
     "CharSpan": "rag_embed.spans",
     "ChunkEmbedder": "rag_embed.chunk_embedder",
     "ContextualEmbedding": "rag_embed.llamaindex",
+    "Corpus": "rag_embed.llamaindex",
     "Encoder": "rag_embed.encoder",
     "LateChunkingNodeParser": "rag_embed.llamaindex",
     "ListwiseRerank": "rag_embed.llamaindex",
     "QdrantChunkStore": "rag_embed.qdrant",
     "RagEmbedError": "rag_embed.errors",
+    "NeighbourExpansion": "rag_embed.llamaindex",
     "Recipe": "rag_embed.recipe",
+    "SpanNodeParser": "rag_embed.llamaindex",
     "embed_chunks": "rag_embed.late_chunking",
     "embed_isolated": "rag_embed.late_chunking",
     "embed_late": "rag_embed.late_chunking",
+    "join_pages": "rag_embed.llamaindex",
     "load_embedder": "rag_embed.chunk_embedder",
     "load_encoder": "rag_embed.loading",
 }
@@ -40,15 +52,19 @@ __all__ = [
     "CharSpan",
     "ChunkEmbedder",
     "ContextualEmbedding",
+    "Corpus",
     "Encoder",
     "LateChunkingNodeParser",
     "ListwiseRerank",
+    "NeighbourExpansion",
     "QdrantChunkStore",
     "RagEmbedError",
     "Recipe",
+    "SpanNodeParser",
     "embed_chunks",
     "embed_isolated",
     "embed_late",
+    "join_pages",
     "load_embedder",
     "load_encoder",
 ]

@@ -8,7 +8,8 @@ peft itself is not needed to use one.
 
 from __future__ import annotations
 
-import json
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -18,11 +19,24 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from rag_embed.errors import UnsupportedModelError
-from rag_embed.profiles.profile import hash_files
+from rag_embed.profiles.digest import hash_files
+from rag_embed.profiles.files import read_json
 
 WEIGHTS_FILE = "adapter_model.safetensors"
 CONFIG_FILE = "adapter_config.json"
 CARD_FILE = "card.json"
+# Kinds of LoRA that compute something else, with the value under which they do not.
+_PLAIN = {
+    "use_dora": False,
+    "use_rslora": False,
+    "fan_in_fan_out": False,
+    "bias": "none",
+    "rank_pattern": {},
+    "alpha_pattern": {},
+    "modules_to_save": None,
+}
+_LARGEST_CHANGE = 1000.0
+"""How many times the size of a weight an adapter may be; trained ones are smaller than the weight itself."""
 _SHIPPED = "adapters"
 _PEFT_PREFIX = "base_model.model."
 
@@ -35,6 +49,7 @@ class Adapter:
         name: Short name for messages and fingerprints.
         folder: Its files.
         sha256: Digest of its weights.
+        rank: Rows of every lora_A.
         base_sha256: Digest of the weights that it was trained on, and fits alone.
         scale: Factor of the low-rank product.
         window_tokens: Length of the windows that it was trained with.
@@ -43,6 +58,7 @@ class Adapter:
     name: str
     folder: Path
     sha256: str
+    rank: int
     base_sha256: str
     scale: float
     window_tokens: int
@@ -71,17 +87,28 @@ def locate_adapter(adapter: str | Path) -> Adapter:
                 f"one of {sorted(shipped_adapters())}"
             )
     try:
-        config = json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8"))
-        card = json.loads((folder / CARD_FILE).read_text(encoding="utf-8"))
+        config, card = read_json(folder / CONFIG_FILE), read_json(folder / CARD_FILE)
+        rank, alpha = int(str(config["r"])), float(str(config["lora_alpha"]))
+        if rank < 1 or not 0 < alpha < math.inf:
+            raise ValueError(f"r is {rank} and lora_alpha {alpha}; expected positive numbers")
+        if other := [key for key, plain in _PLAIN.items() if config.get(key, plain) not in (plain, None)]:
+            raise ValueError(f"{other[0]} is {config[other[0]]!r}; only plain LoRA can be merged")
+        base = card["base"]
+        if not isinstance(base, Mapping):
+            raise TypeError(f"base is {base!r}")
+        window_tokens = int(str(card["window_tokens"]))
+        if window_tokens < 1:
+            raise ValueError(f"window_tokens is {window_tokens}; expected a positive number")
         return Adapter(
             name=folder.name,
             folder=folder,
             sha256=hash_files([folder / WEIGHTS_FILE]),
-            base_sha256=str(card["base"]["sha256"]),
-            scale=float(config["lora_alpha"]) / float(config["r"]),
-            window_tokens=int(card["window_tokens"]),
+            rank=rank,
+            base_sha256=str(base["sha256"]),
+            scale=alpha / rank,
+            window_tokens=window_tokens,
         )
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError) as error:
         raise UnsupportedModelError(
             f"the files of adapter {str(adapter)!r} are damaged ({type(error).__name__}: {error}); expected "
             f"lora_alpha and r in {CONFIG_FILE}, base and window_tokens in {CARD_FILE}"
@@ -118,17 +145,51 @@ def merge_adapter(model: torch.nn.Module, adapter: Adapter, *, weights_sha256: s
             f"{adapter.folder / WEIGHTS_FILE} cannot be read ({error}); the file is damaged"
         ) from error
     layers = {name.removesuffix(".lora_A.weight") for name in tensors if name.endswith(".lora_A.weight")}
-    if {f"{layer}.lora_{side}.weight" for layer in layers for side in "AB"} != set(tensors):
+    if not layers or {f"{layer}.lora_{side}.weight" for layer in layers for side in "AB"} != set(tensors):
+        found = (
+            f"other tensors than pairs of lora_A and lora_B, such as {sorted(tensors)[0]!r}"
+            if tensors
+            else "no tensors"
+        )
         raise UnsupportedModelError(
-            f"adapter {adapter.name!r} holds other tensors than pairs of lora_A and lora_B, such as "
-            f"{sorted(tensors)[0]!r}; only plain LoRA on linear layers can be merged"
+            f"adapter {adapter.name!r} holds {found}; only plain LoRA on linear layers can be merged"
         )
     for layer in sorted(layers):
+        low, high = tensors[f"{layer}.lora_A.weight"].float(), tensors[f"{layer}.lora_B.weight"].float()
         try:
-            weight = model.get_submodule(layer.removeprefix(_PEFT_PREFIX)).get_parameter("weight")
-            low, high = tensors[f"{layer}.lora_A.weight"].float(), tensors[f"{layer}.lora_B.weight"].float()
-            weight.add_((adapter.scale * (high @ low)).to(weight.device, weight.dtype))
-        except (AttributeError, RuntimeError) as error:
+            _merge_layer(model, layer.removeprefix(_PEFT_PREFIX), adapter, low, high)
+        except (AttributeError, ValueError) as error:
             raise UnsupportedModelError(
-                f"adapter {adapter.name!r} does not fit the model at {layer!r}: {error}"
+                f"adapter {adapter.name!r} does not fit the model at {layer!r}: {error}. It is damaged, or "
+                "was made for another architecture"
             ) from error
+
+
+def _merge_layer(
+    model: torch.nn.Module, name: str, adapter: Adapter, low: torch.Tensor, high: torch.Tensor
+) -> None:
+    """Add one product to the weight of one linear layer.
+
+    Raises:
+        AttributeError: There is no such layer.
+        ValueError: It is none that LoRA fits, or the numbers are none that training makes.
+    """
+    layer = model.get_submodule(name)
+    if not isinstance(layer, torch.nn.Linear):
+        raise ValueError(f"it is {type(layer).__name__}; expected a linear layer")
+    weight = layer.weight
+    rows, columns = weight.shape
+    expected = ((adapter.rank, columns), (rows, adapter.rank))
+    if (tuple(low.shape), tuple(high.shape)) != expected:
+        raise ValueError(
+            f"lora_A and lora_B have shapes {tuple(low.shape)} and {tuple(high.shape)}; expected "
+            f"{expected[0]} and {expected[1]}"
+        )
+    change = adapter.scale * (high @ low)
+    size, weight_size = float(change.norm()), float(weight.float().norm())
+    if not size <= _LARGEST_CHANGE * weight_size:
+        raise ValueError(
+            f"it would change weights of size {weight_size:.3g} by {size:.3g}; expected finite numbers, "
+            f"and at most {_LARGEST_CHANGE:.0f} times the weights"
+        )
+    weight.add_(change.to(weight.device, weight.dtype))

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from tokenizers import normalizers
 from transformers import (
     AutoModel,
@@ -24,6 +25,8 @@ from rag_embed.errors import OffsetsUnavailableError, UnsupportedModelError
 from rag_embed.jina_bert import JinaBertModel
 from rag_embed.packed_attention import PACKED_ATTENTION
 from rag_embed.profiles import Profile
+from rag_embed.profiles.files import read_json
+from rag_embed.profiles.sizes import check_sizes
 from rag_embed.text_tokenizer import TextTokenizer
 
 # Architectures that AutoModel does not load as the encoder that they are.
@@ -62,6 +65,12 @@ def load_checkpoint(profile: Profile, device: torch.device, dtype: torch.dtype) 
             architecture.
         OffsetsUnavailableError: The tokenizer reports no character offsets.
     """
+    check_sizes(
+        read_json(profile.folder / "config.json"),
+        name=profile.name,
+        tensor_count=_count_tensors(profile),
+        dim=profile.dim,
+    )
     with _loading(profile), _silence():
         backend = AutoTokenizer.from_pretrained(
             profile.folder, local_files_only=True, trust_remote_code=False
@@ -79,6 +88,15 @@ def load_checkpoint(profile: Profile, device: torch.device, dtype: torch.dtype) 
     _set_causality(profile, model)
     _check_vocabulary(profile, model, tokenizer)
     return Checkpoint(model.eval().to(device), tokenizer)
+
+
+def _count_tensors(profile: Profile) -> int:
+    with _loading(profile):
+        count = 0
+        for path in profile.folder.glob("*.safetensors"):
+            with safe_open(path, framework="pt") as file:
+                count += len(file.keys())
+    return count
 
 
 @contextmanager

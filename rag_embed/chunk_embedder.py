@@ -25,7 +25,7 @@ from rag_embed.guards import (
 from rag_embed.late_chunking import check_blend, embed_isolated, make_isolated_reading
 from rag_embed.late_interaction import SpanTokens, TokenVectors, embed_query_tokens
 from rag_embed.loading import load_encoder
-from rag_embed.max_sim import KeptTokens, TokenForm
+from rag_embed.max_sim import DEFAULT_FORM, KeptTokens, TokenForm
 from rag_embed.native import make_native_reading
 from rag_embed.passes import (
     JoinedReading,
@@ -94,7 +94,7 @@ class ChunkEmbedder:
     recipe: Recipe
     encoder: TokenEncoder
     context_encoder: TokenEncoder
-    token_form: TokenForm = TokenForm()
+    token_form: TokenForm = DEFAULT_FORM
 
     def embed_chunks(
         self, text: str, spans: Sequence[CharSpan], *, metadata: Mapping[str, object] | None = None
@@ -346,7 +346,7 @@ def load_embedder(
         )
         for folder in (None, adapter.folder if adapter else None)
     )
-    return ChunkEmbedder(recipe, encoder, context_encoder, token_form or TokenForm())
+    return ChunkEmbedder(recipe, encoder, context_encoder, token_form or DEFAULT_FORM)
 
 
 def _warn_of_chunks_without_context(count: int, document: ChunkedText) -> None:

@@ -29,6 +29,12 @@ def pick_dtype(device: torch.device) -> torch.dtype:
     return torch.float32
 
 
+def describe_auto() -> str:
+    """What "auto" stands for on this machine, in words."""
+    device = pick_device()
+    return f"auto ({str(pick_dtype(torch.device(device))).removeprefix('torch.')} on this machine's {device})"
+
+
 def has_fast_bfloat16() -> bool:
     """Whether this CPU has instructions for bfloat16; without them it is 100 times slower than float32."""
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())

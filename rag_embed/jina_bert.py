@@ -159,6 +159,10 @@ class JinaBertModel(PreTrainedModel):
         self.encoder = JinaBertEncoder(config)
         self.post_init()  # type: ignore[no-untyped-call]
 
+    def get_input_embeddings(self) -> nn.Module:
+        """The table of words."""
+        return self.embeddings.word_embeddings
+
     def forward(
         self, input_ids: Int[Tensor, "texts tokens"], attention_mask: Tensor | None = None
     ) -> BaseModelOutput:

@@ -65,6 +65,10 @@ class TokenForm:
         return np.round(pooled / np.where(largest > 0, largest, 1.0) * _LEVELS).astype(np.int8)
 
 
+DEFAULT_FORM = TokenForm()
+"""Four neighbours averaged: as good as every token by itself in bits and figures (docs/benchmarks.md)."""
+
+
 def to_units(states: npt.NDArray[np.generic]) -> Float[np.ndarray, "tokens dim"]:
     """Scale each row to length 1, as float32; one of no length stays as it is and is similar to nothing."""
     states = states.astype(np.float32)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +11,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from rag_embed import ContextualEmbedding, load_encoder
+from rag_embed import CharSpan, ContextualEmbedding, load_encoder
 from rag_embed.adapter import locate_adapter
+from rag_embed.devices import Dtype
 from rag_embed.errors import UnsupportedModelError
 from tests.checkpoints import tiny_bert
+from tests.precisions import PRECISIONS, TOLERANCE
 
 
 @pytest.fixture(scope="module")
@@ -56,19 +59,23 @@ def states_of(folder: Path, ids: np.ndarray, adapter: Path | None = None) -> tor
 
 
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")  # asked by peft itself
-def test_merged_states_are_those_of_peft(checkpoint: Path, adapter: Path) -> None:
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_merged_states_are_those_of_peft(checkpoint: Path, adapter: Path, precision: Dtype) -> None:
+    """Against peft in float32, which adds the adapter's product in every forward pass."""
     peft = pytest.importorskip("peft", reason="needs the extra train")
     from transformers import AutoModel
 
-    encoder = load_encoder(checkpoint)
+    encoder = load_encoder(checkpoint, dtype=precision)
     ids = encoder.tokenize("the capital city of germany has its people and a river").ids
     reference = peft.PeftModel.from_pretrained(AutoModel.from_pretrained(checkpoint).eval(), str(adapter))
     full = torch.tensor([[*encoder.prefix_ids, *ids, *encoder.suffix_ids]])
     with torch.inference_mode():
         expected = reference(input_ids=full).last_hidden_state[0]
-    merged = states_of(checkpoint, ids, adapter)
-    assert torch.allclose(merged, expected, atol=1e-5)
-    assert not torch.allclose(merged, states_of(checkpoint, ids), atol=1e-2)
+    merged = next(load_encoder(checkpoint, dtype=precision, adapter=adapter).encode([ids])).float()
+    without = next(encoder.encode([ids])).float()
+    tolerance = TOLERANCE[precision] * float(expected.abs().max())
+    assert float((merged - expected).abs().max()) < tolerance
+    assert float((merged - without).abs().max()) > 2 * tolerance
 
 
 def test_an_adapter_of_zeros_changes_nothing(tmp_path: Path, checkpoint: Path) -> None:
@@ -134,10 +141,91 @@ def test_damaged_files_are_refused(tmp_path: Path, checkpoint: Path) -> None:
         locate_adapter(folder)
 
 
-def test_a_wrong_shape_is_refused(tmp_path: Path, checkpoint: Path) -> None:
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        ("another width", r"have shapes \(3, 7\) and \(32, 3\); expected \(3, 32\) and \(32, 3\)"),
+        ("one row, which would broadcast", r"have shapes \(3, 32\) and \(1, 3\); expected"),
+        ("another rank than its config", r"have shapes \(4, 32\) and \(32, 4\); expected"),
+        ("a vector", r"have shapes \(32,\) and \(32, 3\); expected"),
+        ("huge", r"would change weights of size .* expected finite numbers, and at most 1000 times"),
+        ("NaN", r"would change weights of size .* by nan; expected finite numbers"),
+        ("infinite", r"would change weights of size .*; expected finite numbers"),
+    ],
+)
+def test_tensors_that_training_does_not_make_are_refused(
+    tmp_path: Path, checkpoint: Path, damage: str, message: str
+) -> None:
     folder = write_adapter(tmp_path / "mine", checkpoint)
     tensors = load_file(folder / "adapter_model.safetensors")
-    name = next(name for name in tensors if ".lora_A." in name)
-    save_file({**tensors, name: torch.zeros(3, 7)}, folder / "adapter_model.safetensors")
-    with pytest.raises(UnsupportedModelError, match="does not fit the model at"):
+    name = next(name for name in sorted(tensors) if "query.lora_A." in name)
+    pair = name.replace("lora_A", "lora_B")
+    low, high = tensors[name], tensors[pair]
+    tensors |= {
+        "another width": {name: torch.zeros(3, 7)},
+        "one row, which would broadcast": {pair: high[:1].clone()},
+        "another rank than its config": {name: torch.zeros(4, 32), pair: torch.zeros(32, 4)},
+        "a vector": {name: torch.zeros(32)},
+        "huge": {name: torch.full_like(low, 1e30)},
+        "NaN": {name: torch.full_like(low, float("nan"))},
+        "infinite": {name: torch.full_like(low, float("inf"))},
+    }[damage]
+    save_file(tensors, folder / "adapter_model.safetensors")
+    with pytest.raises(UnsupportedModelError, match=rf"does not fit the model at .*: .*{message}"):
         load_encoder(checkpoint, adapter=folder)
+
+
+def test_an_adapter_without_tensors_is_refused(tmp_path: Path, checkpoint: Path) -> None:
+    folder = write_adapter(tmp_path / "mine", checkpoint)
+    save_file({}, folder / "adapter_model.safetensors")
+    with pytest.raises(UnsupportedModelError, match="holds no tensors; only plain LoRA"):
+        load_encoder(checkpoint, adapter=folder)
+
+
+def test_an_adapter_of_a_layer_that_is_not_linear_is_refused(tmp_path: Path, checkpoint: Path) -> None:
+    folder = write_adapter(tmp_path / "mine", checkpoint)
+    layer = "base_model.model.embeddings.word_embeddings"
+    tensors = {f"{layer}.lora_A.weight": torch.zeros(3, 32), f"{layer}.lora_B.weight": torch.zeros(120, 3)}
+    save_file(tensors, folder / "adapter_model.safetensors")
+    with pytest.raises(UnsupportedModelError, match="it is Embedding; expected a linear layer"):
+        load_encoder(checkpoint, adapter=folder)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"r": -3},
+        {"r": 0},
+        {"r": "three"},
+        {"r": 2.5},
+        {"lora_alpha": -6},
+        {"lora_alpha": 0},
+        {"lora_alpha": 1e999},
+        {"lora_alpha": float("nan")},
+        {"use_rslora": True},
+        {"use_dora": True},
+        {"bias": "all"},
+        {"alpha_pattern": {"query": 3}},
+    ],
+)
+def test_a_config_that_does_not_say_plain_lora_is_refused(
+    tmp_path: Path, checkpoint: Path, changes: dict[str, object]
+) -> None:
+    folder = write_adapter(tmp_path / "mine", checkpoint)
+    config = json.loads((folder / "adapter_config.json").read_text())
+    (folder / "adapter_config.json").write_text(json.dumps(config | changes))
+    with pytest.raises(UnsupportedModelError, match="are damaged"):
+        locate_adapter(folder)
+
+
+def test_the_adapters_scale_is_in_the_fingerprint(tmp_path: Path, checkpoint: Path, adapter: Path) -> None:
+    other = Path(shutil.copytree(adapter, tmp_path / "mine"))
+    config = json.loads((other / "adapter_config.json").read_text())
+    (other / "adapter_config.json").write_text(json.dumps(config | {"lora_alpha": 1}))
+    before, after = (
+        ContextualEmbedding(model=str(checkpoint), adapter=str(folder)) for folder in (adapter, other)
+    )
+    assert before.fingerprint() != after.fingerprint()
+    text, spans = "the river and the bridge", [CharSpan(0, 9)]
+    vectors = [model.embedder.embed_chunks(text, spans) for model in (before, after)]
+    assert float((vectors[0] - vectors[1]).abs().max()) > 1e-3

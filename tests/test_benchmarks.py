@@ -179,6 +179,29 @@ def run_quick(script, folder, *words):
     return result["results"]
 
 
+def test_precision_runs(tiny_sets, monkeypatch):
+    from benchmarks import precision
+
+    monkeypatch.setattr(precision, "QUICK_SETS", ("cuad_small",))
+    monkeypatch.setattr(precision, "SETS", {"cuad_small": 2})
+    (entry,) = run_quick(precision, tiny_sets).values()
+    for found in entry["arms"].values():
+        assert set(found["differences"]) == {
+            "float32 asked in bfloat16",
+            "bfloat16 asked in float32",
+            "bfloat16 asked in bfloat16",
+        }
+        assert 0.999 < found["cosine"][1] < 1
+
+
+def test_short_documents_runs(tmp_path):
+    from benchmarks import short_documents
+
+    results = run_quick(short_documents, tmp_path)
+    assert results["plain nodes, alone"]["speed"] == 1
+    assert len(results) == 7
+
+
 def test_seams_runs(tmp_path):
     rows = run_quick(seams, tmp_path)["rows"]
     assert all(0 < row["chunk_vectors"][0] < 1 for row in rows)

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -219,7 +220,9 @@ def test_unreadable_files_are_named_and_hidden_ones_and_the_store_left_out(run: 
         (source,) = succeed(result)["sources"]
     assert list(source["skipped"]) == ["docs/picture.xyz"]
     assert "skipped docs/picture.xyz" in result.stderr
-    assert source["unchanged"] == 4
+    assert source["empty"] == ["docs/empty.txt"]
+    assert "without text docs/empty.txt" in result.stderr
+    assert source["unchanged"] == 3
 
 
 def test_another_model_is_refused_and_rebuild_obeys(run: Run, indexed: Path, tmp_path: Path) -> None:
@@ -241,6 +244,18 @@ def test_a_blend_is_recalled_with_its_weight(run: Run, docs: Path) -> None:
     assert len(succeed(run("search", "café", "--json"))["passages"]) == 5
     (source,) = succeed(run("index", docs, *CHUNKING, "--json"))["sources"]
     assert source["embedded"] == 0
+
+
+def test_a_precision_that_was_asked_for_is_recalled(tiny_folder: Path) -> None:
+    """An index made in bfloat16 says so, and is asked in bfloat16 on every machine."""
+    from rag_embed.cli.opening import ModelOptions
+
+    made = ContextualEmbedding(model=str(tiny_folder), dtype="bfloat16", strategy="late")
+    assert "/late-bfloat16/" in made.fingerprint()
+    schema = SimpleNamespace(collection_name="docs", fingerprint=made.fingerprint())
+    recalled = ModelOptions(model=str(tiny_folder)).recall(schema)
+    assert recalled.dtype == "bfloat16"
+    assert recalled.fingerprint() == made.fingerprint()
 
 
 def test_an_adapter_is_recalled_or_its_absence(run: Run, docs: Path) -> None:
@@ -325,6 +340,7 @@ def test_info_says_what_is_there(run: Run, indexed: Path, tmp_path: Path) -> Non
     assert facts["adapter"] == next(iter(shipped_adapters()))
     assert facts["fingerprint"] == ContextualEmbedding().fingerprint()
     assert str(tmp_path / "store") in facts["engine"]
+    assert facts["precision"].startswith("auto (")
     assert "384" in run("info").stdout
 
 

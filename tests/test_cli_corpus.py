@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
+from datetime import date
+
 import pytest
 from llama_index.core import Document
-from llama_index.core.node_parser import SentenceSplitter
 
-from rag_embed import ContextualEmbedding, LateChunkingNodeParser, QdrantChunkStore
+from rag_embed import ContextualEmbedding, LateChunkingNodeParser, QdrantChunkStore, join_pages
 from rag_embed.errors import FingerprintMismatchError, InputError
 from rag_embed.llamaindex.corpus import Corpus, SyncStep
 
 
-def make_corpus(store: QdrantChunkStore, context_key: str | None = None) -> Corpus:
-    parser = LateChunkingNodeParser(
-        node_parser=SentenceSplitter(chunk_size=64, chunk_overlap=0), context_key=context_key
-    )
+def make_corpus(store: QdrantChunkStore) -> Corpus:
+    parser = LateChunkingNodeParser(chunk_size=64, chunk_overlap=0)
     return Corpus(store, embed_model=ContextualEmbedding(), node_parser=parser)
 
 
@@ -22,16 +21,62 @@ def page(number: int, text: str) -> Document:
     return Document(text=text, id_=f"page {number}", metadata={"file": "book"})
 
 
-def test_pages_of_one_context_are_embedded_together() -> None:
+def test_pages_of_one_file_are_embedded_together() -> None:
     with QdrantChunkStore("pages", location=":memory:") as store:
-        corpus = make_corpus(store, context_key="file")
+        corpus = make_corpus(store)
+
+        def joined(*pages: Document) -> list[Document]:
+            return join_pages(pages, key="file")
+
         pages = [page(1, "The café is old."), page(2, "Its owner is young.")]
-        assert corpus.sync(pages).added == ("page 1", "page 2")
-        assert corpus.sync(pages).unchanged == ("page 1", "page 2")
+        assert corpus.sync(joined(*pages)).added == ("book",)
+        assert corpus.sync(joined(*pages)).unchanged == ("book",)
         # Page 1 is read in the light of page 2, so its vector is another one too.
-        report = corpus.sync([pages[0], page(2, "Its owner is old.")])
-        assert report.changed == ("page 1", "page 2")
+        assert corpus.sync(joined(pages[0], page(2, "Its owner is old."))).changed == ("book",)
         assert store.count() == 2
+
+
+def test_a_parser_that_embeds_is_not_asked_to_in_every_run() -> None:
+    model = ContextualEmbedding()
+    parser = LateChunkingNodeParser(embed_model=model)
+    with QdrantChunkStore("pages", location=":memory:") as store:
+        corpus = Corpus(store, embed_model=model, node_parser=parser)
+        corpus.sync([page(1, "The café is old.")])
+        before = model.encoder.token_count
+        assert corpus.sync([page(1, "The café is old.")]).unchanged == ("page 1",)
+        assert model.encoder.token_count == before
+    assert parser.embed_model is model
+
+
+ODD_METADATA = {
+    "tuple": ("a", 1),
+    "set": {"b", "a", "c"},
+    "frozen": frozenset({2, 1}),
+    "date": date(2024, 5, 1),
+    "nested": {"parts": ({"x", "y"}, [1.5, None])},
+    "numbered": {1: "one"},
+}
+
+
+@pytest.mark.parametrize("name", ODD_METADATA)
+def test_metadata_that_json_writes_otherwise_are_embedded_once(name: str) -> None:
+    document = Document(text="The café is old.", id_="d", metadata={name: ODD_METADATA[name]})
+    with QdrantChunkStore("odd", location=":memory:") as store:
+        corpus = make_corpus(store)
+        assert corpus.sync([document]).embedded == 1
+        assert corpus.sync([document]).embedded == 0
+
+
+def test_not_a_number_in_metadata_is_refused_or_embedded_once() -> None:
+    document = Document(text="The café is old.", id_="d", metadata={"score": float("nan")})
+    with QdrantChunkStore("nan", location=":memory:") as store:
+        corpus = make_corpus(store)
+        try:
+            corpus.sync([document])
+        except InputError:
+            assert store.count() == 0
+        else:
+            assert corpus.sync([document]).embedded == 0
 
 
 def test_metadata_that_is_embedded_counts_and_blank_documents_do_not() -> None:

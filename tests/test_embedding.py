@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from llama_index.core import Document, StorageContext, VectorStoreIndex
 from llama_index.core.callbacks import CallbackManager, CBEventType, EventPayload, LlamaDebugHandler
 from llama_index.core.extractors import KeywordExtractor, QuestionsAnsweredExtractor, SummaryExtractor
@@ -30,8 +31,9 @@ from llama_index.core.vector_stores import SimpleVectorStore
 from llama_index.vector_stores.qdrant import QdrantVectorStore
 from qdrant_client import QdrantClient
 
+from rag_embed import loading
 from rag_embed.errors import AlignmentError, EmptyTextError, InputError, UnsupportedModelError
-from rag_embed.llamaindex import ContextualEmbedding, LateChunkingNodeParser
+from rag_embed.llamaindex import ContextualEmbedding, LateChunkingNodeParser, SpanNodeParser
 from rag_embed.stamp import ChunkStamp
 from tests import reference
 from tests.checkpoints import tiny_bert
@@ -185,6 +187,16 @@ def by_mixed_order(model: ContextualEmbedding) -> Snapshot:
     return snapshot(model(nodes))
 
 
+def by_cache_hit_of_an_embedding_parser(model: ContextualEmbedding) -> Snapshot:
+    parser = LateChunkingNodeParser(node_parser=splitter(), embed_model=model)
+    pipeline = IngestionPipeline(transformations=[parser])
+    pipeline.run(documents=read())
+    before = model.encoder.token_count
+    nodes = pipeline.run(documents=read())
+    assert model.encoder.token_count == before
+    return snapshot(nodes)
+
+
 WAYS: list[Callable[[ContextualEmbedding], Snapshot]] = [
     by_index,
     by_async_index,
@@ -195,6 +207,7 @@ WAYS: list[Callable[[ContextualEmbedding], Snapshot]] = [
     by_update,
     by_pipeline,
     by_cache_hit,
+    by_cache_hit_of_an_embedding_parser,
     by_async_pipeline,
     by_both,
     by_await,
@@ -246,6 +259,24 @@ def test_the_stock_qdrant_store_holds_the_same_bits_both_ways(model: ContextualE
         np.testing.assert_allclose(vector, wanted[node_id][0], atol=1e-6)
 
 
+def test_the_cache_of_an_embedding_parser_sees_what_changed_between_chunks(
+    model: ContextualEmbedding,
+) -> None:
+    """And other borders in the same text: its key is the document's text and the parser's options."""
+    parser = LateChunkingNodeParser(node_parser=SpanNodeParser(), embed_model=model)
+    pipeline = IngestionPipeline(transformations=[parser])
+
+    def run(gap: str, *spans: list[int]) -> list[BaseNode]:
+        document = Document(text=f"The river{gap}it is long", id_="d", metadata={"spans": list(spans)})
+        nodes = pipeline.run(documents=[document])
+        assert snapshot(nodes) == snapshot(parser([document]))
+        return nodes
+
+    first = run(" Elbe: ", [0, 9], [16, 26])
+    assert first[1].embedding != run(" Rhein ", [0, 9], [16, 26])[1].embedding
+    assert [node.text for node in run(" Elbe: ", [0, 4], [4, 9])] == ["The ", "river"]
+
+
 # --- what is embedded again, and what is refused --------------------------------------------------
 
 
@@ -293,7 +324,8 @@ def test_a_vector_of_unknown_origin_is_replaced(model: ContextualEmbedding) -> N
 def test_nodes_without_a_stamp_are_refused(tiny_folder: Path, strategy: str) -> None:
     nodes = [*parse(*read()), TextNode(text="stray", id_="stray")]
     with pytest.raises(
-        AlignmentError, match=r"1 of \d+ nodes carry no stamp .*'stray'; parse with LateChunkingNodeParser\("
+        AlignmentError,
+        match=r"1 of \d+ nodes carry no stamp .*'stray' of document None; parse with LateChunking",
     ):
         embedding_of(tiny_folder, strategy=strategy)(nodes)
     assert all(node.embedding is None for node in nodes)
@@ -440,9 +472,17 @@ def test_alpha_counts_in_a_blend_only(tiny_folder: Path) -> None:
     assert (vectors_by(low) == vectors_by(high)).all()
 
 
-def test_an_automatic_dtype_travels_between_machines(tiny_folder: Path) -> None:
+def test_an_automatic_dtype_travels_between_machines(
+    tiny_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An index that a machine with an accelerator has made in bfloat16 is asked from a laptop in float32."""
     automatic, explicit = (embedding_of(tiny_folder, dtype=dtype) for dtype in ("auto", "float32"))
-    assert automatic.fingerprint() != explicit.fingerprint()
+    assert automatic.encoder.dtype == torch.float32
+    name = automatic.fingerprint()
+    assert name == explicit.fingerprint()
+    monkeypatch.setattr(loading, "pick_dtype", lambda device: torch.bfloat16)
+    assert automatic.encoder.dtype == torch.bfloat16
+    assert automatic.fingerprint() == name
 
 
 @pytest.mark.parametrize("field", sorted(ContextualEmbedding.model_fields))

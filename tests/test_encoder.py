@@ -28,7 +28,8 @@ from transformers import (
     XLMRobertaConfig,
 )
 
-from rag_embed.devices import pick_dtype
+from rag_embed import ContextualEmbedding
+from rag_embed.devices import Dtype, has_fast_bfloat16, pick_dtype
 from rag_embed.encoder import Encoder
 from rag_embed.errors import ContextOverflowError, NonFiniteError
 from rag_embed.loading import load_encoder
@@ -36,6 +37,7 @@ from rag_embed.spans import CharSpan, align_tokens
 from tests import reference
 from tests.checkpoints import DIM, MAX_TOKENS
 from tests.conftest import Loaded
+from tests.precisions import PRECISIONS, TOLERANCE
 from tests.strategies import SENTENCES, chunked_documents
 
 CPU = torch.device("cpu")
@@ -229,10 +231,14 @@ def test_a_packed_batch_equals_single_forwards(tiny_encoder: Encoder, tiny_folde
     assert largest_difference(found, stock_states(tiny_folder, tiny_encoder, ids)) < 1e-6
 
 
-def test_a_packed_batch_of_minilm_equals_single_forwards(minilm: Encoder) -> None:
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_a_packed_batch_of_minilm_equals_single_forwards(minilm: Encoder, precision: Dtype) -> None:
+    """Against stock forwards in float32."""
     ids = ids_of(minilm, [*TEXTS, "The river is long and the bridge is short. " * 30])
-    found = list(minilm.encode(ids))
-    assert largest_difference(found, stock_states(minilm.profile.folder, minilm, ids)) < 1e-6
+    encoder = load_encoder(device="cpu", dtype=precision)
+    found = [states.float() for states in encoder.encode(ids)]
+    expected = stock_states(minilm.profile.folder, minilm, ids)
+    assert largest_difference(found, expected) < TOLERANCE[precision]
 
 
 @given(st.lists(st.integers(0, MAX_TOKENS - 2), min_size=1, max_size=12), st.integers(1, 300), st.randoms())
@@ -409,8 +415,54 @@ def test_one_encoder_is_shared(tiny_folder: Path, tiny_encoder: Encoder) -> None
     assert load_encoder(tiny_folder, device="cpu", dtype="float32") is tiny_encoder
     assert load_encoder(str(tiny_folder), device="cpu", dtype="float32") is tiny_encoder
     assert load_encoder(tiny_folder, device="cpu", dtype="float32", batch_tokens=64) is not tiny_encoder
-    if pick_dtype(CPU) == torch.float32:
-        assert load_encoder(tiny_folder, device="cpu") is tiny_encoder
+    assert load_encoder(tiny_folder, device="cpu") is tiny_encoder
+
+
+def test_another_batch_size_does_not_load_the_weights_again(tiny_folder: Path, tiny_encoder: Encoder) -> None:
+    smaller = load_encoder(tiny_folder, device="cpu", batch_tokens=64, insist=["late"])
+    assert smaller.batch_tokens == 64 and tiny_encoder.batch_tokens == 1024
+    assert smaller._model is tiny_encoder._model
+    before = tiny_encoder.forward_count
+    assert next(smaller.encode([np.array([7])])).shape == (3, DIM)
+    assert tiny_encoder.forward_count == before
+    model = ContextualEmbedding(model=str(tiny_folder), device="cpu")
+    assert model.encoder is tiny_encoder
+
+
+def test_weights_that_were_replaced_on_disk_are_loaded_anew(tiny_folder: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(tiny_folder, tmp_path / "trained"))
+    first = load_encoder(folder, device="cpu")
+    weights = load_file(folder / "model.safetensors")
+    save_file(
+        {**weights, "embeddings.word_embeddings.weight": weights["embeddings.word_embeddings.weight"] + 1},
+        folder / "model.safetensors",
+        metadata={"format": "pt"},
+    )
+    assert load_encoder(folder, device="cpu") is not first
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("threads", [1, 2])
+def test_company_in_a_pass_of_fixed_length_changes_no_bit(
+    minilm: Encoder, precision: Dtype, threads: int
+) -> None:
+    encoder = load_encoder(device="cpu", dtype=precision)
+    rng = np.random.default_rng(0)
+    sequences = [rng.integers(1000, 30000, size) for size in (5, 5, 17, 60, 1, 33, 5, 62, 0, 17, 41)]
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        alone = [next(encoder.encode([ids], pass_tokens=256)) for ids in sequences]
+        for _ in range(4):
+            order = rng.permutation(len(sequences))
+            together = encoder.encode([sequences[index] for index in order], pass_tokens=256)
+            for index, states in zip(order, together, strict=True):
+                assert torch.equal(states, alone[index])
+    finally:
+        torch.set_num_threads(before)
+    assert (
+        largest_difference([s.float() for s in alone], list(minilm.encode(sequences))) < TOLERANCE[precision]
+    )
 
 
 def test_threads_that_load_at_once_share_one(tiny_folder: Path, tmp_path: Path) -> None:
@@ -427,10 +479,24 @@ def test_threads_that_load_at_once_share_one(tiny_folder: Path, tmp_path: Path) 
     assert len(set(map(id, loaded))) == 1
 
 
-def test_automatic_precision_is_float32_unless_the_processor_has_bfloat16() -> None:
-    is_native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    assert pick_dtype(CPU) == (torch.bfloat16 if is_native else torch.float32)
+def test_automatic_precision_is_float32_on_every_processor(tiny_folder: Path) -> None:
+    """The same index comes out of every machine; bfloat16 is chosen by name."""
+    assert pick_dtype(CPU) == torch.float32
     assert pick_dtype(torch.device("meta")) == torch.float32
+    assert load_encoder(tiny_folder, device="cpu").dtype == torch.float32
+
+
+def test_the_log_says_in_which_precision_it_computes(
+    tiny_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = Path(shutil.copytree(tiny_folder, tmp_path / "logged"))
+    with caplog.at_level("INFO", logger="rag_embed"):
+        load_encoder(folder, device="cpu")
+        load_encoder(folder, device="cpu", dtype="bfloat16")
+    first, second = (record.getMessage() for record in caplog.records)
+    assert first.startswith("logged computes in float32 on cpu")
+    assert ("dtype='bfloat16' would be about twice as fast" in first) is has_fast_bfloat16()
+    assert second == "logged computes in bfloat16 on cpu"
 
 
 def test_loading_leaves_the_logging_of_transformers_alone(tiny_folder: Path, tmp_path: Path) -> None:

@@ -200,7 +200,7 @@ def test_one_request_answers_a_hybrid_query_with_late_interaction() -> None:
         ]
         store.close()
     first = slow_hybrid(nodes[0].embedding, "harbour ferry", nodes, 50)
-    ids = sorted(first, key=lambda id_: [n.node_id for n in nodes].index(id_))
+    ids = sorted(first, key=[n.node_id for n in nodes].index)
     moved = np.array([slow_max_sim(tokens, tokens_by_hand(nodes[int(id_[1:])])) for id_ in ids])
     fused = fuse(np.array([first[id_] for id_ in ids]), moved, weight=0.25)
     expected = dict(zip(ids, fused.tolist(), strict=True))

@@ -225,20 +225,12 @@ def test_strategies(tiny_encoder: Encoder) -> None:
     for alpha, end in ((1.0, late), (0.0, isolated)):
         found = embed_chunks(tiny_encoder, DOCUMENT, spans, strategy="blend", alpha=alpha)
         assert largest_difference(found, end) < 1e-6
-    titled = [f"Title\n{text}" for text in texts]
-    found = embed_chunks(tiny_encoder, DOCUMENT, spans, strategy="isolated", isolated_texts=titled)
-    assert torch.equal(found, embed_isolated(tiny_encoder, titled))
 
 
 @pytest.mark.parametrize("alpha", [-0.01, 1.01, float("nan")])
 def test_an_alpha_out_of_range_is_refused(tiny_encoder: Encoder, alpha: float) -> None:
-    with pytest.raises(InputError, match="expected one text per span and an alpha between 0 and 1"):
+    with pytest.raises(InputError, match="expected a share of the late vector between 0 and 1"):
         embed_chunks(tiny_encoder, "a", [CharSpan(0, 1)], strategy="blend", alpha=alpha)
-
-
-def test_texts_that_do_not_match_the_spans_are_refused(tiny_encoder: Encoder) -> None:
-    with pytest.raises(InputError, match="2 isolated texts for 1 spans"):
-        embed_chunks(tiny_encoder, "a", [CharSpan(0, 1)], strategy="blend", isolated_texts=["a", "b"])
 
 
 # ---------------------------------------------------------------- what must hold of the vectors

@@ -17,7 +17,7 @@ from transformers import AutoTokenizer
 
 from rag_embed.encoder import Encoder
 from rag_embed.errors import EmptyTextError, InputError, UnsupportedModelError
-from rag_embed.late_chunking import WindowOptions, embed_chunks, embed_isolated
+from rag_embed.late_chunking import WindowOptions, embed_isolated
 from rag_embed.llamaindex import ContextualEmbedding, LateChunkingNodeParser
 from rag_embed.loading import load_encoder
 from rag_embed.native import embed_native, make_chunk_windows
@@ -153,7 +153,7 @@ def test_version_2_has_prefixes_and_a_separator_that_is_no_special_token(tmp_pat
     expected = units([reference.mean(part) for part in own])
     text = " ".join(CHUNKS[:2])
     spans = [CharSpan(0, len(CHUNKS[0])), CharSpan(len(CHUNKS[0]) + 1, len(text))]
-    found = embed_chunks(encoder, text, spans, strategy="native", prefix="[D] ")
+    found = model.embedder.embed_chunks(text, spans)
     assert largest_difference(found, expected) < 1e-5
     query = reference.unit(reference.mean(forward(encoder.tokenize("[Q] bridges?").ids.tolist())))
     assert largest_difference(model.embed_query("bridges?"), query) < 1e-5

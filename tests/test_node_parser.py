@@ -6,17 +6,22 @@ import copy
 import json
 import pickle
 import pydoc_data.topics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, example, given, settings
-from llama_index.core import Document, MockEmbedding, StorageContext, VectorStoreIndex
+from llama_index.core import Document, MockEmbedding, Settings, StorageContext, VectorStoreIndex
 from llama_index.core.ingestion import IngestionPipeline
+from llama_index.core.llms import MockLLM
 from llama_index.core.node_parser import (
     CodeSplitter,
     HierarchicalNodeParser,
+    HTMLNodeParser,
+    JSONNodeParser,
+    MarkdownElementNodeParser,
     MarkdownNodeParser,
     NodeParser,
     SemanticSplitterNodeParser,
@@ -28,9 +33,13 @@ from llama_index.core.node_parser import (
 from llama_index.core.retrievers import AutoMergingRetriever
 from llama_index.core.schema import BaseNode, ImageDocument, MetadataMode, NodeRelationship, TextNode
 from llama_index.core.storage.docstore import SimpleDocumentStore
+from llama_index.core.vector_stores import SimpleVectorStore
 
 from rag_embed.errors import AlignmentError, EmptySpanError, InputError
-from rag_embed.llamaindex import ContextualEmbedding, LateChunkingNodeParser
+from rag_embed.evaluation.chunking import cut_document
+from rag_embed.evaluation.sets import EvalDocument
+from rag_embed.llamaindex import ContextualEmbedding, LateChunkingNodeParser, SpanNodeParser, join_pages
+from rag_embed.qdrant import QdrantChunkStore
 from rag_embed.stamp import ChunkStamp
 from tests import reference
 from tests.strategies import documents
@@ -207,7 +216,13 @@ def check_nodes(nodes: Sequence[TextNode], inner: NodeParser, document: Document
         assert node.ref_doc_id == document_id
         stamp = ChunkStamp.from_node(node)
         assert (stamp.start, stamp.end) == (node.start_char_idx, node.end_char_idx)
-        assert set(node.metadata) <= {*document.metadata, "window", "original_text", "header_path"}
+        assert set(node.metadata) <= {
+            *document.metadata,
+            "page_label",
+            "window",
+            "original_text",
+            "header_path",
+        }
     raw = [n for n in inner.get_nodes_from_documents([document]) if n.text.strip()]
     assert len(nodes) == len(raw)
     for level in {depth_of(node, nodes) for node in nodes}:
@@ -300,24 +315,146 @@ def test_code_splitter(model: ContextualEmbedding) -> None:
     check_nodes(nodes, inner, Document(text=text, id_="d"))
 
 
-def test_chained_parsers_are_aligned_to_their_section(model: ContextualEmbedding) -> None:
-    sections = MarkdownNodeParser()([Document(text=MARKDOWN_TEXT, id_="d")])
-    inner = SentenceSplitter(chunk_size=60, chunk_overlap=0)
-    by_id = {section.node_id: section.text for section in sections}
-    for node in LateChunkingNodeParser(node_parser=inner, embed_model=model)(sections):
-        assert node.embedding is not None
-        assert any(text[node.start_char_idx : node.end_char_idx] == node.text for text in by_id.values())
+@pytest.mark.parametrize("before", [SentenceSplitter(chunk_size=60, chunk_overlap=0), MarkdownNodeParser()])
+def test_chunks_of_another_parser_are_refused(before: NodeParser, model: ContextualEmbedding) -> None:
+    """Each would be read without the rest of its document, under the name of late chunking."""
+    pipeline = IngestionPipeline(transformations=[before, LateChunkingNodeParser(), model])
+    with pytest.raises(InputError, match=r"handed \d+ chunks, .* of document 'd'; .*put it inside"):
+        pipeline.run(documents=[Document(text=MARKDOWN_TEXT, id_="d")])
 
 
-def test_a_parser_that_rewrites_text_is_refused() -> None:
-    class Shouting(SentenceSplitter):
-        def split_text_metadata_aware(self, text: str, metadata_str: str) -> list[str]:
-            return [chunk.upper() for chunk in super().split_text_metadata_aware(text, metadata_str)]
+class Circular(SentenceSplitter):
+    """A parser whose nodes are each other's parents."""
 
-    with pytest.raises(
-        AlignmentError, match=r"chunk 0 of \d+ is not a part of its document.*keeps the document"
-    ):
-        LateChunkingNodeParser(node_parser=Shouting())([Document(text=PLAIN_TEXT)])
+    def _parse_nodes(self, nodes: Sequence[BaseNode], show_progress: bool = False, **kwargs: Any) -> Any:
+        made = super()._parse_nodes(nodes, show_progress, **kwargs)
+        for node, other in zip(made, made[1:] + made[:1], strict=True):
+            node.relationships = {NodeRelationship.PARENT: other.as_related_node_info()}
+        return made
+
+
+@pytest.mark.parametrize(
+    ("inner", "message"),
+    [
+        (SentenceSplitter(chunk_size=60, chunk_overlap=0, id_func=lambda i, doc: "same"), r"have 1 ids"),
+        (Circular(chunk_size=60, chunk_overlap=0), r"Circular made of document 'd' is its own ancestor"),
+    ],
+    ids=["one id", "circle"],
+)
+def test_nodes_that_are_no_tree_are_refused(inner: NodeParser, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        LateChunkingNodeParser(node_parser=inner)([Document(text=LIST_TEXT, id_="d")])
+
+
+# --- parsers that rewrite text --------------------------------------------------------------------
+
+
+class Shouting(SentenceSplitter):
+    """A parser none of whose chunks stands in its document."""
+
+    def split_text_metadata_aware(self, text: str, metadata_str: str) -> list[str]:
+        return [chunk.upper() for chunk in super().split_text_metadata_aware(text, metadata_str)]
+
+
+class HeadedMarkdown(MarkdownNodeParser):
+    """A parser that says before each section where it belongs."""
+
+    def get_nodes_from_node(self, node: BaseNode) -> list[TextNode]:
+        nodes = super().get_nodes_from_node(node)
+        for section in nodes:
+            section.text = f"[{section.metadata.get('header_path', '')}]\n{section.text}"
+        return nodes
+
+
+JSON_TEXT = json.dumps([{"name": "Ada", "born": {"year": 1815}}, {"name": "Alan", "work": ["a", "b"]}])
+HTML_TEXT = "<h1>Rivers</h1><p>The Elbe is <b>long</b>.</p><div>no chunk</div><p>It ends in the sea.</p>"
+TABLE_TEXT = "# Prices\n\nAll in euros.\n\n| a | b |\n|---|---|\n| 1 | 2 |\n| 3 | 4 |\n\nNo tax is due."
+
+REWRITING: dict[str, tuple[Callable[[], NodeParser], str]] = {
+    "json": (JSONNodeParser, JSON_TEXT),
+    "tables": (lambda: MarkdownElementNodeParser(llm=MockLLM()), TABLE_TEXT),
+    "headings": (HeadedMarkdown, MARKDOWN_TEXT),
+    "shouting": (lambda: Shouting(chunk_size=60, chunk_overlap=0), PLAIN_TEXT),
+}
+
+
+@pytest.mark.parametrize("name", REWRITING)
+@pytest.mark.filterwarnings("ignore")  # the table parser's own
+def test_rewritten_chunks_are_read_among_each_other_and_the_log_says_so(
+    tiny_folder: Path, tiny_reference: tuple, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    if name == "tables":
+        pytest.importorskip("pandas")
+    make, text = REWRITING[name]
+    model = embedding_of(tiny_folder, strategy="late")
+    document = Document(text=text, id_="d", metadata={"topic": "x"})
+    nodes = LateChunkingNodeParser(node_parser=make(), embed_model=model)([document])
+    assert [node.text for node in nodes] == [
+        n.text for n in make().get_nodes_from_documents([document]) if n.text.strip()
+    ]
+    assert len(nodes) > 1
+    assert {(node.start_char_idx, node.end_char_idx, node.ref_doc_id) for node in nodes} == {
+        (None, None, "d")
+    }
+    spans, start = [], 0
+    for node in nodes:
+        spans.append((start, start + len(node.text)))
+        start = spans[-1][1] + 2
+    context = "\n\n".join(node.text for node in nodes)
+    expected = expected_vectors(nodes, context, spans, model, tiny_reference)
+    np.testing.assert_allclose(vectors_of(nodes), expected, atol=1e-5)
+    (record,) = [r for r in caplog.records if r.name.startswith("rag_embed")]
+    assert "rewrites the text of 1 of 1 documents" in record.getMessage()
+    assert "document 'd': chunk " in record.getMessage()
+
+
+def test_html_is_read_by_what_the_parser_makes_of_it(model: ContextualEmbedding) -> None:
+    pytest.importorskip("bs4")
+    nodes = LateChunkingNodeParser(node_parser=HTMLNodeParser(), embed_model=model)(
+        [Document(text=HTML_TEXT, id_="d")]
+    )
+    assert len(nodes) > 1
+    assert all(node.embedding for node in nodes)
+
+
+def test_a_rewriting_parser_cannot_cut_an_evaluation_set() -> None:
+    """There answers are found again by their characters."""
+    document = EvalDocument("d", title="", text=PLAIN_TEXT, spans=())
+    with pytest.raises(AlignmentError, match="rewrites document 'd'"):
+        cut_document(document, Shouting(chunk_size=60, chunk_overlap=0))
+
+
+# --- chunks that somebody else has made -----------------------------------------------------------
+
+
+def test_given_spans_are_kept_as_they_are(tiny_folder: Path, tiny_reference: tuple) -> None:
+    """Also where the text repeats, where they overlap, leave gaps, or come in another order."""
+    model = embedding_of(tiny_folder, strategy="late")
+    spans = [[34, 51], [0, 17], [40, 90], [200, 217]]
+    document = Document(text=REPEATS, id_="d", metadata={"spans": spans, "title": "t"})
+    nodes = LateChunkingNodeParser(node_parser=SpanNodeParser(), embed_model=model)([document])
+    assert [list(place) for place in spans_of(nodes)] == spans
+    assert [node.text for node in nodes] == [REPEATS[start:end] for start, end in spans]
+    assert all(node.metadata == {"title": "t"} for node in nodes)
+    assert all("spans" not in str(info) for node in nodes for info in node.relationships.values())
+    expected = expected_vectors(nodes, REPEATS, spans, model, tiny_reference)
+    np.testing.assert_allclose(vectors_of(nodes), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("spans", "message"),
+    [
+        (None, r"document 'd' has None under metadata key 'spans'; expected .*\[\[start, end\], \.\.\.\]"),
+        ("0-5", r"has 0-5 under"),
+        ([[0]], r"has \[\[0\]\] under"),
+        ([[5, 2]], r"document 'd': character span \[5, 2\)"),
+        ([[0, 99]], r"document 'd' has 9 characters and the span \[0, 99\)"),
+    ],
+)
+def test_spans_that_are_none_are_refused(spans: object, message: str) -> None:
+    document = Document(text="some text", id_="d", metadata={"spans": spans})
+    with pytest.raises(InputError, match=message):
+        LateChunkingNodeParser(node_parser=SpanNodeParser())([document])
 
 
 def test_a_copied_document_vector_is_dropped() -> None:
@@ -368,8 +505,6 @@ def test_ids_depend_on_document_place_and_text_only(inner: NodeParser) -> None:
 
 
 def test_a_second_run_without_docstore_adds_nothing(model: ContextualEmbedding) -> None:
-    from llama_index.core.vector_stores import SimpleVectorStore
-
     store = SimpleVectorStore()
     counts = []
     for _ in range(2):
@@ -387,45 +522,107 @@ def test_a_second_run_without_docstore_adds_nothing(model: ContextualEmbedding) 
 # --- pages of one file ----------------------------------------------------------------------------
 
 
-def test_context_key_joins_pages(tiny_folder: Path, tiny_reference: tuple) -> None:
+def read_pages() -> list[Document]:
+    """Four pages of one file, with random ids, among others; as a reader of PDF gives them."""
+
+    def page(text: str, label: int) -> Document:
+        metadata = {"file_path": "a.pdf", "page_label": str(label), "title": "Lists"}
+        return Document(text=text, metadata=metadata, excluded_embed_metadata_keys=["page_label"])
+
+    texts = [LIST_TEXT[:500], "", " \n", LIST_TEXT[500:]]
+    own = [page(text, label) for label, text in enumerate(texts, start=1)]
+    others = [
+        Document(text=PLAIN_TEXT, metadata={"file_path": "b.txt", "title": "Assert"}),
+        Document(text="No path.", id_="z"),
+    ]
+    return [own[0], others[0], *own[1:], others[1]]
+
+
+def test_joined_pages_are_one_document(tiny_folder: Path, tiny_reference: tuple) -> None:
     model = embedding_of(tiny_folder, strategy="late")
-    pages = [LIST_TEXT[:500], "", " \n", LIST_TEXT[500:]]
-    joined = "\n\n".join(pages)
-
-    def read() -> list[Document]:
-        others = [
-            Document(text=PLAIN_TEXT, id_="x", metadata={"path": "y"}),
-            Document(text="No path.", id_="z"),
-        ]
-        own = [
-            Document(text=text, id_=f"p{i}", metadata={"path": "a", "page": i})
-            for i, text in enumerate(pages)
-        ]
-        return [own[0], others[0], *own[1:], others[1]]
-
+    pages = read_pages()
+    before = [page.to_dict() for page in pages]
+    joined, other, bare = join_pages(pages)
+    assert [page.to_dict() for page in pages] == before
+    assert joined.text == "\n\n".join([LIST_TEXT[:500], "", " \n", LIST_TEXT[500:]])
+    assert (joined.id_, other.id_, bare.id_) == ("a.pdf", "b.txt", "z")
+    assert joined.metadata == {"file_path": "a.pdf", "title": "Lists"}
+    assert (other.text, other.metadata) == (PLAIN_TEXT, pages[1].metadata)
     inner = SentenceSplitter(chunk_size=60, chunk_overlap=20)
-    together = LateChunkingNodeParser(node_parser=inner, embed_model=model, context_key="path")(read())
-    alone = LateChunkingNodeParser(node_parser=inner, embed_model=model)(read())
-    by_id = {node.node_id: node for node in alone}
-    assert set(by_id) == {node.node_id for node in together}
-    own = [node for node in together if node.metadata.get("path") == "a"]
-    starts = dict(
-        zip(
-            ["p0", "p1", "p2", "p3"],
-            np.cumsum([0] + [len(page) + 2 for page in pages]).tolist(),
-            strict=False,
-        )
+    nodes = LateChunkingNodeParser(node_parser=inner, embed_model=model)([joined])
+    # Cut page by page, as LlamaIndex does, and read as one text.
+    raw = [node for page in pages if page.metadata.get("file_path") == "a.pdf" for node in inner([page])]
+    raw = [node for node in raw if node.text.strip()]
+    assert [node.text for node in nodes] == [node.text for node in raw]
+    assert [node.metadata for node in nodes] == [node.metadata for node in raw]
+    assert {node.metadata["page_label"] for node in nodes} == {"1", "4"}
+    assert {node.ref_doc_id for node in nodes} == {"a.pdf"}
+    assert [node.text for node in nodes] == [joined.text[start:end] for start, end in spans_of(nodes)]
+    assert len({node.node_id for node in nodes}) == len(nodes)
+    expected = expected_vectors(nodes, joined.text, spans_of(nodes), model, tiny_reference)
+    np.testing.assert_allclose(vectors_of(nodes), expected, atol=1e-5)
+
+
+def facts(nodes: Sequence[BaseNode]) -> dict[str, tuple]:
+    return {node.node_id: (node.text, node.metadata, node.embedding) for node in nodes}
+
+
+@pytest.mark.parametrize("way", ["insert", "refresh", "upserts", "one by one", "workers"])
+def test_every_way_reads_joined_pages_alike(tiny_folder: Path, way: str) -> None:
+    model = embedding_of(tiny_folder)
+    parser = LateChunkingNodeParser(chunk_size=60, chunk_overlap=20, embed_model=model)
+    wanted = facts(parser(join_pages(read_pages())))
+    with QdrantChunkStore("docs", location=":memory:") as store:
+        context = StorageContext.from_defaults(vector_store=store)
+        if way == "upserts":
+            edited = read_pages()
+            edited[0].set_content("Another first page.")
+            for documents in (edited, read_pages()):
+                pipeline = IngestionPipeline(
+                    transformations=[parser], vector_store=store, docstore=context.docstore
+                )
+                pipeline.run(documents=join_pages(documents))
+        elif way == "workers":
+            pipeline = IngestionPipeline(transformations=[parser], vector_store=store)
+            pipeline.run(documents=join_pages(read_pages()), num_workers=2)
+        else:
+            index = VectorStoreIndex([], storage_context=context, transformations=[parser], embed_model=model)
+            for document in join_pages(read_pages()):
+                if way == "refresh":
+                    assert index.refresh_ref_docs([document]) == [True]
+                elif way == "one by one":
+                    index.insert_nodes(parser([document]))
+                else:
+                    index.insert(document)
+        found = store.get_nodes()
+        assert {node.node_id: (node.text, node.metadata) for node in found} == {
+            node_id: fact[:2] for node_id, fact in wanted.items()
+        }
+        for node in found:
+            np.testing.assert_allclose(node.embedding, wanted[node.node_id][2], atol=1e-6)
+
+
+def test_pages_that_are_not_joined_are_read_apart_and_the_log_says_so(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    parser = LateChunkingNodeParser(chunk_size=60, chunk_overlap=20)
+    parser(join_pages(read_pages()))
+    assert not caplog.records
+    parser(read_pages())
+    (record,) = caplog.records
+    assert "the pages of a.pdf are documents of their own" in record.getMessage()
+    assert "join_pages(documents)" in record.getMessage()
+
+
+def test_joining_again_gives_the_same_ids_and_survives_json() -> None:
+    first, again = (join_pages(read_pages()) for _ in range(2))
+    parser = LateChunkingNodeParser(chunk_size=60, chunk_overlap=20)
+    assert facts(parser(first)) == facts(parser(again))
+    copies = [Document.from_json(document.to_json()) for document in first]
+    assert facts(parser(copies)) == facts(parser(first))
+    assert facts(pickle.loads(pickle.dumps(parser))(pickle.loads(pickle.dumps(first)))) == facts(
+        parser(first)
     )
-    spans = [(starts[n.ref_doc_id] + n.start_char_idx, starts[n.ref_doc_id] + n.end_char_idx) for n in own]
-    for node, (start, end) in zip(own, spans, strict=True):
-        page = pages[int(node.ref_doc_id[1:])]
-        assert node.text == page[node.start_char_idx : node.end_char_idx] == joined[start:end]
-    assert shared_head(own) == "path: a\n\n"
-    expected = expected_vectors(own, joined, spans, model, tiny_reference)
-    np.testing.assert_allclose(vectors_of(own), expected, atol=1e-5)
-    assert all(np.abs(np.subtract(n.embedding, by_id[n.node_id].embedding)).max() > 1e-3 for n in own)
-    rest = [node for node in together if node.metadata.get("path") != "a"]
-    assert [n.embedding for n in rest] == [by_id[n.node_id].embedding for n in rest]
 
 
 def test_equal_texts_of_two_documents_are_two_contexts(model: ContextualEmbedding) -> None:
@@ -496,17 +693,17 @@ def texts_and_vectors(parser: LateChunkingNodeParser) -> list[tuple]:
 )
 @pytest.mark.filterwarnings("ignore")
 def test_copies_do_the_same(inner: NodeParser, model: ContextualEmbedding, clone: Callable) -> None:
-    parser = LateChunkingNodeParser(node_parser=inner, embed_model=model, context_key="file")
+    parser = LateChunkingNodeParser(node_parser=inner, embed_model=model)
     before = texts_and_vectors(parser)
     twin = clone(parser)
     assert texts_and_vectors(twin) == before
     assert texts_and_vectors(parser) == before, "copying damaged the original"
-    assert (twin.context_key, type(twin.node_parser)) == ("file", type(inner))
+    assert type(twin.node_parser) is type(inner)
     assert len(pickle.dumps(parser)) < 20_000
 
 
 def test_round_trip_through_a_dict(inner: NodeParser, model: ContextualEmbedding) -> None:
-    parser = LateChunkingNodeParser(node_parser=inner, embed_model=model, context_key="file")
+    parser = LateChunkingNodeParser(node_parser=inner, embed_model=model)
     written = parser.to_dict()
     before = copy.deepcopy(written)
     if isinstance(inner, HierarchicalNodeParser):
@@ -555,3 +752,86 @@ def test_other_nodes_than_text_are_refused() -> None:
 
     with pytest.raises(InputError, match="Images made a Node; expected text nodes"):
         LateChunkingNodeParser(node_parser=Images())([ImageDocument(text="x")])
+
+
+# --- whose model embeds ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def clean_settings() -> Iterator[None]:
+    kept = dict(Settings.__dict__)
+    Settings._transformations = None
+    yield
+    Settings.__dict__.clear()
+    Settings.__dict__.update(kept)
+
+
+def held(store: SimpleVectorStore) -> dict[str, list[float]]:
+    return dict(store.data.embedding_dict)
+
+
+@pytest.mark.parametrize("way", ["from_documents", "with the model behind it", "settings", "transformations"])
+def test_a_forgotten_embed_model_still_gives_vectors_in_context(
+    model: ContextualEmbedding, way: str, clean_settings: None
+) -> None:
+    """An index would embed the parser's chunks as strings; also those of a document inserted later."""
+    texts = {"a": LIST_TEXT, "b": PLAIN_TEXT}
+    documents = [Document(text=text, id_=name) for name, text in texts.items()]
+    wanted = LateChunkingNodeParser(chunk_size=60, chunk_overlap=0, embed_model=model)(documents)
+    parser = LateChunkingNodeParser(chunk_size=60, chunk_overlap=0)
+    if way == "settings":
+        Settings.node_parser, Settings.embed_model = parser, model
+        index = VectorStoreIndex.from_documents(documents[:1])
+    elif way == "transformations":
+        Settings.transformations, Settings.embed_model = [parser], model
+        index = VectorStoreIndex.from_documents(documents[:1])
+    else:
+        steps = [parser, model] if way == "with the model behind it" else [parser]
+        index = VectorStoreIndex.from_documents(documents[:1], transformations=steps, embed_model=model)
+    index.insert(documents[1])
+    assert held(index.vector_store) == {node.node_id: node.embedding for node in wanted}
+
+
+def test_a_parser_of_another_model_than_the_index_is_refused(
+    model: ContextualEmbedding, tiny_folder: Path
+) -> None:
+    parser = LateChunkingNodeParser(embed_model=embedding_of(tiny_folder, strategy="late"))
+    with pytest.raises(InputError, match=r"parser embeds with '.*/late/.*' and the index asks with"):
+        VectorStoreIndex.from_documents(
+            [Document(text=PLAIN_TEXT)], transformations=[parser], embed_model=model
+        )
+
+
+# --- arguments that splitters have ----------------------------------------------------------------
+
+
+def test_the_splitters_arguments_make_the_inner_parser() -> None:
+    inner = LateChunkingNodeParser(chunk_size=128, chunk_overlap=7, paragraph_separator="|").node_parser
+    assert isinstance(inner, SentenceSplitter)
+    assert (inner.chunk_size, inner.chunk_overlap, inner.paragraph_separator) == (128, 7, "|")
+
+
+@pytest.mark.parametrize("name", PARSERS)
+def test_what_a_parser_shall_leave_out_is_left_out(name: str, model: ContextualEmbedding) -> None:
+    parser = LateChunkingNodeParser(
+        node_parser=PARSERS[name](model), include_metadata=False, include_prev_next_rel=False
+    )
+    nodes = parser([Document(text=MARKDOWN_TEXT, id_="d", metadata={"title": "t"})])
+    assert len(nodes) > 1
+    assert all("title" not in node.metadata for node in nodes)
+    neighbours = {NodeRelationship.PREVIOUS, NodeRelationship.NEXT}
+    assert not any(neighbours & set(node.relationships) for node in nodes)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"context_key": "file"}, r"context_key='file'; .*join_pages\(documents\)"),
+        ({"id_func": lambda i, doc: "x"}, r"ids are made of document id, position and text"),
+        ({"node_parser": SentenceSplitter(), "chunk_size": 3}, r"node_parser= and chunk_size; expected one"),
+        ({"embedding_model": None}, r"no argument 'embedding_model'; did you mean 'embed_model'\?"),
+    ],
+)
+def test_arguments_without_effect_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        LateChunkingNodeParser(**options)

@@ -26,7 +26,7 @@ O = FilterOperator  # noqa: E741
 VALUES: list[Any] = [
     "red", "blue", "Red wine", "red-blue car", "", "1", 0, 1, 2, 2.0, 2.5, -3, 2**53 + 1, 2**53, True, None,
     [], ["red"], ["red", "blue"], [1, 2.5, "red"], [None], "2020-05-01",
-    "2021-01-01T10:00:00Z", {"name": "ann"}, False, [True, "red"], "true",
+    "2021-01-01T10:00:00Z", {"name": "ann"}, False, [True, "red"], "true", ["a red car", "Blue wine"],
 ]  # fmt: skip
 KEYS = ["k", "other key", "other.name", "file.name"]
 
@@ -108,7 +108,24 @@ def says_nothing(item: MetadataFilter | MetadataFilters) -> bool:
 
 
 scalars = st.sampled_from(
-    ["red", "blue", "Red wine", "", "1", "2020-05-01", 0, 1, 2, 2.0, 2.5, -3, 2**53 + 1, "true", "false"]
+    [
+        "red",
+        "blue",
+        "Red wine",
+        "",
+        "1",
+        "2020-05-01",
+        0,
+        1,
+        2,
+        2.0,
+        2.5,
+        -3,
+        2**53,
+        2**53 + 1,
+        "true",
+        "false",
+    ]
 )
 numbers = st.sampled_from([0, 1, 2, 2.0, 2.5, -3, 100])
 keys = st.sampled_from(KEYS)
@@ -133,7 +150,7 @@ leaves = st.one_of(
     leaf([O.GT, O.GTE, O.LT, O.LTE], numbers),
     leaf(
         [O.TEXT_MATCH, O.TEXT_MATCH_INSENSITIVE],
-        st.sampled_from(["red", "RED", "wine red", "re", "blue car"]),
+        st.sampled_from(["red", "RED", "wine red", "re", "blue car", "red blue", "red car"]),
     ),
     leaf([O.IS_EMPTY], st.none()),
 )

@@ -14,7 +14,7 @@ from llama_index.core.vector_stores.types import VectorStoreQueryMode
 from qdrant_client import QdrantClient, models
 
 from rag_embed.errors import DimensionMismatchError, InputError
-from rag_embed.qdrant import CollectionSettings, QdrantChunkStore, RetryPolicy
+from rag_embed.qdrant import CollectionSettings, QdrantChunkStore, RetryPolicy, VectorStorage
 from tests.qdrant_cases import ask, make_nodes, make_vectors, where
 from tests.qdrant_standin import serve
 
@@ -186,6 +186,11 @@ def test_search_params_reach_the_engine(tmp_path: Path) -> None:
             store.query(ask(nodes[0].embedding), search_params=params)
             store.query(ask(nodes[0].embedding), search_params={"hnsw_ef": 5})
         assert server.queries[0].params == params
+        with QdrantChunkStore("prefixed", url=server.url, storage=VectorStorage(prefix_dim=4)) as store:
+            store.add(nodes)
+            store.query(ask(nodes[0].embedding), search_params={"hnsw_ef": 5})
+        assert server.queries[2].prefetch.params.hnsw_ef == 5
+        assert server.queries[2].prefetch.params.quantization.rescore is False
         assert (server.queries[1].params.hnsw_ef, server.queries[1].params.quantization.oversampling) == (
             5,
             3.0,
@@ -284,6 +289,7 @@ def test_names_of_the_stock_store_are_taken() -> None:
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
+        ({"max_retries": "many"}, "max_retries is 'many'; expected a whole number"),
         ({"batch_size": 64}, "takes no batch_size=: requests are cut by their size"),
         ({"parallel": 4}, "takes no parallel=: requests are cut"),
         ({"enable_hybrid": True}, "takes no enable_hybrid=: this store keeps one dense vector"),

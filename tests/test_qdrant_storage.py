@@ -129,7 +129,8 @@ def test_binary_codes_find_candidates(tmp_path: Path, manual: tuple[Matrix, Matr
             assert recall(searched(adopted, queries), vectors, queries) == rescored
         wide = storage.model_copy(update={"oversampling": 40.0})
         with QdrantChunkStore("docs", path=tmp_path, storage=wide) as wider:
-            assert recall(searched(wider, queries), vectors, queries) >= max(rescored, 0.995)
+            # Not 1.0: among equally near chunks rounding decides, and processors round differently.
+            assert recall(searched(wider, queries), vectors, queries) >= 0.995
 
 
 def test_own_settings_are_rescored_too(tmp_path: Path, manual: tuple[Matrix, Matrix]) -> None:

@@ -18,19 +18,11 @@ def _quick_start() -> str:
     return found[1]
 
 
-def test_quick_start_runs_as_written_and_finds_the_right_passage(tmp_path: Path) -> None:
-    folder = tmp_path / "docs"
-    folder.mkdir()
-    (folder / "late.txt").write_text(
-        "Late chunking adds context to a chunk. It reads the whole document before it cuts.\n\n"
-        "It costs one pass over the text.",
-        encoding="utf-8",
-    )
-    (folder / "cooking.txt").write_text("Onions are fried in butter until they are golden.", encoding="utf-8")
+def _run_quick_start(folder: Path) -> list[str]:
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
     run = subprocess.run(
         [sys.executable, "-W", "error::UserWarning", "-c", _quick_start()],
-        cwd=tmp_path,
+        cwd=folder,
         env=environment,
         capture_output=True,
         text=True,
@@ -38,11 +30,32 @@ def test_quick_start_runs_as_written_and_finds_the_right_passage(tmp_path: Path)
         check=False,
     )
     assert run.returncode == 0, run.stderr
-    score, start, _, *text = run.stdout.splitlines()[0].split()
+    return run.stdout.splitlines()
+
+
+def test_quick_start_runs_as_written_and_again_without_doubles(tmp_path: Path) -> None:
+    folder = tmp_path / "docs"
+    folder.mkdir()
+    (folder / "late.txt").write_text(
+        "Late chunking adds context to a chunk. It reads the whole document before it cuts.\n\n"
+        "It costs one pass over the text.",
+        encoding="utf-8",
+    )
+    cooking = folder / "cooking.txt"
+    cooking.write_text("Onions are fried in butter until they are golden.", encoding="utf-8")
+    lines = _run_quick_start(tmp_path)
+    score, start, _, *text = lines[0].split()
     assert float(score) > 0.3
     assert start == "0"
     assert " ".join(text).startswith("Late chunking adds context")
     assert (tmp_path / "qdrant-data").is_dir()
+    assert len(lines) == 2
+
+    cooking.write_text("Onions are peeled and cut.", encoding="utf-8")
+    again = _run_quick_start(tmp_path)
+    assert again[0] == lines[0]
+    assert len(again) == 2, "a second run doubled the documents, or kept what an edited one no longer says"
+    assert "peeled and cut" in again[1]
 
 
 def test_quick_start_is_short() -> None:

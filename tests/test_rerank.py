@@ -19,18 +19,20 @@ from llama_index.core.instrumentation.event_handlers import BaseEventHandler
 from llama_index.core.instrumentation.events.rerank import ReRankEndEvent, ReRankStartEvent
 from llama_index.core.instrumentation.span_handlers import SimpleSpanHandler
 from llama_index.core.llms import MockLLM
-from llama_index.core.node_parser import SentenceSplitter
+from llama_index.core.node_parser import HierarchicalNodeParser, SentenceSplitter, get_leaf_nodes
 from llama_index.core.query_engine import RetrieverQueryEngine
 from llama_index.core.response_synthesizers import get_response_synthesizer
+from llama_index.core.retrievers import AutoMergingRetriever
 from llama_index.core.schema import BaseNode, MetadataMode, NodeWithScore, QueryBundle, TextNode
+from llama_index.core.storage.docstore import SimpleDocumentStore
 from llama_index.core.vector_stores import SimpleVectorStore
 from llama_index.vector_stores.qdrant import QdrantVectorStore
 from pydantic import PrivateAttr
-from qdrant_client import QdrantClient
+from qdrant_client import AsyncQdrantClient, QdrantClient
 
 from rag_embed.errors import (
-    ContextOverflowError,
     DimensionMismatchError,
+    EmptyTextError,
     FingerprintMismatchError,
     InputError,
     MissingVectorError,
@@ -172,12 +174,20 @@ def test_shown_tokens_are_visible(model: ContextualEmbedding, tiny_reference: tu
     assert all("rerank_shown_tokens" not in hit.node.metadata for hit in feedback)
 
 
-def test_a_query_that_fills_the_context_is_refused(model: ContextualEmbedding) -> None:
-    reranker = ListwiseRerank(embed_model=model, method="listwise")
-    with pytest.raises(
-        ContextOverflowError, match=r"leave room for 0 tokens of .* candidates; .* Shorten the query"
-    ):
-        reranker.postprocess_nodes(candidates_of(model), query_str="river " * 100)
+def test_a_question_that_fills_the_context_keeps_the_first_order_and_says_so(
+    model: ContextualEmbedding, caplog: pytest.LogCaptureFixture
+) -> None:
+    reranker = ListwiseRerank(embed_model=model, method="listwise", top_n=3)
+    candidates = candidates_of(model)
+    hits = reranker.postprocess_nodes(candidates, query_str="river " * 100)
+    assert ids(hits) == ids(candidates[:3])
+    assert [hit.score for hit in hits] == pytest.approx([hit.score for hit in candidates[:3]])
+    reason = "leave room for 0 tokens of"
+    assert all(reason in hit.node.metadata["rerank_skipped"] for hit in hits)
+    assert all(reason not in hit.node.get_content(metadata_mode=MetadataMode.LLM) for hit in hits)
+    (record,) = [r for r in caplog.records if r.name.startswith("rag_embed")]
+    assert "the first stage's order is kept" in record.getMessage()
+    assert "rerank_skipped" not in reranker.postprocess_nodes(candidates, query_str=QUERY)[0].node.metadata
 
 
 # --- what it does to the candidates ---------------------------------------------------------------
@@ -289,12 +299,32 @@ async def test_async_equals_sync(model: ContextualEmbedding, method: str) -> Non
     assert all(ids(hits) == ids(sync) for hits in many)
 
 
-@pytest.mark.parametrize("query", [None, "", "  "])
-def test_no_query_is_refused(model: ContextualEmbedding, query: str | None) -> None:
+def test_no_query_is_refused(model: ContextualEmbedding) -> None:
     with pytest.raises(InputError, match="no query to rerank by; pass query_bundle or query_str"):
-        ListwiseRerank(embed_model=model).postprocess_nodes(
-            candidates_of(model), query_bundle=None if query is None else QueryBundle(query)
-        )
+        ListwiseRerank(embed_model=model).postprocess_nodes(candidates_of(model))
+
+
+@pytest.mark.parametrize("query", ["", "  \n"])
+def test_an_empty_query_is_refused(model: ContextualEmbedding, query: str) -> None:
+    with pytest.raises(EmptyTextError, match=r"the query is '.*'; expected a question"):
+        ListwiseRerank(embed_model=model).postprocess_nodes(candidates_of(model), query_str=query)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"model": "cross-encoder/x"}, r"embed_model=ContextualEmbedding\(model=\.\.\.\)"),
+        ({"llm": MockLLM()}, r"no LLM is asked"),
+        ({"top_k": 3}, r"top_k=3; top_n= is how many come out"),
+        ({"top": 3}, r"no argument 'top'; did you mean 'top_n'\?"),
+    ],
+)
+def test_arguments_without_effect_are_refused(
+    model: ContextualEmbedding, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        ListwiseRerank(embed_model=model, **options)
+    assert ListwiseRerank(embed_model=model, keep_retrieval_score=True, llm=None).top_n == 10
 
 
 # --- where the vectors come from ------------------------------------------------------------------
@@ -376,6 +406,54 @@ def test_a_node_that_the_store_does_not_have(store: Any, model: ContextualEmbedd
         MissingVectorError, match=r"1 of 1 .*the vector store has none for them: index them again"
     ):
         ListwiseRerank(embed_model=model, vector_store=store).postprocess_nodes([stray], query_str=QUERY)
+
+
+async def test_a_store_with_an_async_client_alone_is_asked_asynchronously(model: ContextualEmbedding) -> None:
+    aclient = AsyncQdrantClient(location=":memory:")
+    store = QdrantChunkStore("docs", aclient=aclient)
+    nodes = parser_of(model)(read())
+    await store.async_add(nodes)
+    found = [NodeWithScore(node=n.model_copy(update={"embedding": None}), score=0.5) for n in nodes[:5]]
+    reranker = ListwiseRerank(embed_model=model, vector_store=store, top_n=4)
+    hits = await reranker.apostprocess_nodes(found, query_str=QUERY)
+    known = [NodeWithScore(node=node, score=0.5) for node in nodes[:5]]
+    wanted = ListwiseRerank(embed_model=model, top_n=4).postprocess_nodes(known, query_str=QUERY)
+    assert ids(hits) == ids(wanted)
+    with pytest.raises(InputError, match="Pass client=, or use the async method"):
+        reranker.postprocess_nodes(found, query_str=QUERY)
+    await aclient.close()
+
+
+def test_parents_that_take_their_chunks_place_have_advice_of_their_own(model: ContextualEmbedding) -> None:
+    inner = HierarchicalNodeParser.from_defaults(chunk_sizes=[160, 40], chunk_overlap=0)
+    nodes = LateChunkingNodeParser(node_parser=inner, embed_model=model)(read())
+    docstore = SimpleDocumentStore()
+    docstore.add_documents([node.model_copy(update={"embedding": None}) for node in nodes])
+    store = QdrantChunkStore("docs", location=":memory:")
+    context = StorageContext.from_defaults(docstore=docstore, vector_store=store)
+    leaves = get_leaf_nodes(nodes)
+    index = VectorStoreIndex(leaves, storage_context=context, embed_model=model)
+    merged = AutoMergingRetriever(index.as_retriever(similarity_top_k=len(leaves)), context).retrieve(QUERY)
+    reranker = ListwiseRerank(embed_model=model, vector_store=store, top_n=3)
+    with pytest.raises(
+        MissingVectorError, match=r"parent that AutoMergingRetriever put .*before merging, or"
+    ):
+        reranker.postprocess_nodes(merged, query_str=QUERY)
+    # What the message advises:
+    leaf_hits = index.as_retriever(similarity_top_k=5).retrieve(QUERY)
+    assert len(reranker.postprocess_nodes(leaf_hits, query_str=QUERY)) == 3
+    store.add(nodes)
+    assert len(reranker.postprocess_nodes(merged, query_str=QUERY)) == 3
+
+
+def test_a_vector_made_without_its_document_is_refused(model: ContextualEmbedding) -> None:
+    """VectorStoreIndex(nodes) hands the chunks to the model as strings."""
+    nodes = LateChunkingNodeParser(chunk_size=60, chunk_overlap=0)(read())
+    found = VectorStoreIndex(nodes, embed_model=model).as_retriever().retrieve(QUERY)
+    for hit in found:
+        hit.node.embedding = model.get_text_embedding(hit.node.text)
+    with pytest.raises(FingerprintMismatchError, match=r"made without it\. Index it again"):
+        ListwiseRerank(embed_model=model).postprocess_nodes(found, query_str=QUERY)
 
 
 def test_a_store_that_returns_vectors_is_not_asked_again(model: ContextualEmbedding) -> None:

@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 
-from rag_embed import CharSpan, ContextualEmbedding, embed_chunks
+from rag_embed import CharSpan, ContextualEmbedding
 from rag_embed.adapter import locate_adapter, shipped_adapters
 from rag_embed.profiles import locate_checkpoint
 
@@ -64,9 +64,7 @@ def hit_share(model: ContextualEmbedding) -> float:
         for section in SECTIONS:
             spans.append(CharSpan(len(text), len(text) + len(section)))
             text += section + "\n\n"
-        vectors += embed_chunks(
-            model.encoder, text, spans, strategy=model.strategy, context_encoder=model.context_encoder
-        )
+        vectors += model.embedder.embed_chunks(text, spans)
         places += [(machine, number) for number in range(len(SECTIONS))]
     chunks = torch.stack(vectors)
     hits = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 
 
@@ -9,8 +10,12 @@ def main() -> None:
     """Run the command line; the entry point."""
     try:
         from rag_embed.cli.app import app
+        from rag_embed.cli.failing import ending_on_signals
+    except KeyboardInterrupt:
+        sys.stderr.write("error: interrupted\n")
+        sys.exit(130)
     except ImportError as error:
-        if error.name not in {"typer", "rich"}:
+        if error.name not in {"typer", "rich", "charset_normalizer"}:
             raise
         from rag_embed.errors import MissingExtraError
 
@@ -19,4 +24,9 @@ def main() -> None:
         )
         sys.stderr.write(f"error: {missing}\n")
         sys.exit(2)
-    app()
+    # Where a terminal lacks a character it shows the character's number; the command does not end by it.
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    with ending_on_signals():
+        app()

@@ -8,20 +8,22 @@ import typer
 from typer.core import TyperGroup
 
 from rag_embed.cli import asking, evaluating, indexing, modelling, training
-from rag_embed.cli import options as opt
+from rag_embed.cli.failing import belongs_to_typer, explain
 from rag_embed.cli.output import Output
-from rag_embed.errors import RagEmbedError
 
 
 class _Group(TyperGroup):
-    """Prints deliberate errors as one message, without a traceback."""
+    """Prints whatever goes wrong as one message, without a traceback, and tells the shell by an exit code."""
 
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
-        except RagEmbedError as error:
-            Output(as_json=False).error(str(error))
-            raise typer.Exit(opt.ExitCode.FAILED) from error
+        except BaseException as error:  # an engine's panic is no Exception, neither is Ctrl-C
+            if belongs_to_typer(error):
+                raise
+            message, code = explain(error)
+            Output(as_json=False).error(message)
+            raise typer.Exit(code) from error
 
 
 app = typer.Typer(
@@ -31,7 +33,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     help="Contextual chunk embeddings in Qdrant: index folders, search them, talk to them.",
-    epilog="Exit codes: 0 done, 1 failed, 2 wrong usage, 3 no index, no documents or no result.",
+    epilog="Exit codes: 0 done, 1 failed, 2 wrong usage, 3 no index, no documents or no result, "
+    "4 done but for what was named, 130 interrupted, 143 terminated.",
 )
 
 for _command in (

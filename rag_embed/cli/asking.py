@@ -28,9 +28,12 @@ def search(
     with open_searcher(place, embedding, finding, top_k=top_k, output=output) as searcher:
         passages = searcher.search(query)
     if json:
-        output.json({"query": query, "rerank": finding.rerank.value, "passages": passages_as_json(passages)})
+        found = {"query": query, "rerank": finding.rerank.value, "passages": passages_as_json(passages)}
+        output.json(found if searcher.unranked is None else {**found, "unranked": searcher.unranked})
     else:
         output.passages(passages)
+    if searcher.unranked is not None:
+        output.note(searcher.unranked, style="yellow")
     if not passages:
         output.note("nothing found")
         raise typer.Exit(opt.ExitCode.EMPTY)
@@ -82,10 +85,14 @@ def chat(
 def info(
     *,
     place: opt.PlaceChoice,
+    check: Annotated[
+        bool, typer.Option("--check", help="Read everything, and name the documents to index again.")
+    ] = False,
     json: opt.Json = False,
 ) -> None:
     """Show what a collection holds and how its vectors were made."""
     from rag_embed.cli.opening import FINGERPRINT
+    from rag_embed.devices import describe_auto
 
     output = Output(as_json=json)
     found = make_place(place)
@@ -100,10 +107,21 @@ def info(
             "fingerprint": schema.fingerprint,
             "model": made_by and made_by["model"],
             "adapter": made_by and made_by["adapter"],
+            "precision": made_by and (made_by["dtype"] or describe_auto()),
         }
+        report = chunk_store.check() if check else None
+        if report is not None:
+            facts["faults"] = list(report.faults)
+            facts["index again"] = list(report.documents)
     if json:
         output.json(facts)
     else:
         output.table(facts)
+    if report is not None and not report.is_sound:
+        output.error(
+            f"{len(report.faults)} fault(s); {len(report.documents)} document(s) to index again. "
+            "`rag-embed index --rebuild` makes everything anew"
+        )
+        raise typer.Exit(opt.ExitCode.FAILED)
     if not facts["count"]:
         raise typer.Exit(opt.ExitCode.EMPTY)

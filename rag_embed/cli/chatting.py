@@ -13,6 +13,7 @@ from llama_index.core.llms import LLM
 from llama_index.core.memory import ChatMemoryBuffer
 from llama_index.core.response_synthesizers import CompactAndRefine
 
+from rag_embed.cli.decoding import check_unicode
 from rag_embed.cli.extracting import ExtractiveChatEngine
 from rag_embed.cli.fitting import ContextFit, passage_budget
 from rag_embed.cli.searching import Passage, Searcher, parse_value
@@ -40,6 +41,7 @@ class Turn:
         citations: The passages that the numbers in the answer mean.
         left_out: Passages that were found and did not fit into the LLM's context.
         cut: Tokens of the first passage shown and in all, if not even that one fitted whole.
+        unranked: Why the passages stand in the order of the first stage; None if they were reranked as asked.
         searched: What was searched, where that is not the question itself.
         error: Why there is no answer; None if there is one.
     """
@@ -50,6 +52,7 @@ class Turn:
     left_out: Sequence[Passage] = ()
     cut: tuple[int, int] | None = None
     searched: str | None = None
+    unranked: str | None = None
     error: str | None = None
 
 
@@ -74,6 +77,7 @@ class Conversation:
 
     def __init__(self, searcher: Searcher, llm: LLM | None = None) -> None:
         self._llm = llm
+        self._searcher = searcher
         self._fit = ContextFit()
         self.engine: BaseChatEngine
         if llm is None:
@@ -106,6 +110,7 @@ class Conversation:
                 str(response),
                 details["quotes"],
                 searched=searched if searched != question else None,
+                unranked=self._searcher.unranked,
             )
         history: list[ChatMessage] = self._memory.get(input=question)
         self._fit.max_tokens = passage_budget(self._llm, prompt=PROMPT, history=history, message=question)
@@ -118,7 +123,14 @@ class Conversation:
                 f"{type(self._llm).__name__} gave no answer ({type(error).__name__}: {error}); check that it "
                 "is reachable and what --llm-arg tells it"
             ) from error
-        return Turn(question, str(response), self._fit.kept, self._fit.left_out, self._fit.cut)
+        return Turn(
+            question,
+            str(response),
+            self._fit.kept,
+            self._fit.left_out,
+            self._fit.cut,
+            unranked=self._searcher.unranked,
+        )
 
     def reset(self) -> None:
         """Forget what was said."""
@@ -139,6 +151,7 @@ def converse(conversation: Conversation, lines: Iterable[str]) -> Iterator[Turn]
             conversation.reset()
         elif question:
             try:
+                check_unicode(question, "the question")
                 yield conversation.ask(question)
             except (ModelError, InputError) as error:
                 yield Turn(question, "", (), error=str(error))

@@ -11,10 +11,9 @@ from llama_index.core.node_parser import SentenceSplitter
 from llama_index.core.schema import Document
 
 from rag_embed.cli.opening import Place
-from rag_embed.cli.reading import Reading
 from rag_embed.cli.searching import Passage, Searcher
 from rag_embed.llamaindex import ContextualEmbedding, LateChunkingNodeParser
-from rag_embed.llamaindex.corpus import Corpus, Progress, SyncReport
+from rag_embed.llamaindex.corpus import Corpus
 from rag_embed.qdrant import QdrantChunkStore
 
 ISOLATED, CONTEXTUAL, RERANKED = "isolated chunks", "contextual chunks", "contextual + reranked"
@@ -82,11 +81,10 @@ class Bench:
         """Names of the collections' kinds."""
         return list(self._parts)
 
-    def sync(self, name: str, reading: Reading, progress: Progress) -> SyncReport:
-        """Bring one of the collections up to date."""
+    def corpus(self, name: str) -> Corpus:
+        """What keeps one of the collections up to date."""
         store, model = self._parts[name]
-        corpus = Corpus(store, embed_model=model, node_parser=self._parser)
-        return corpus.sync(reading.documents, scope=reading.scope, progress=progress)
+        return Corpus(store, embed_model=model, node_parser=self._parser)
 
     def compare(self, query: str) -> Comparison:
         """Ask all three ways."""

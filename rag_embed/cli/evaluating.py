@@ -129,7 +129,7 @@ def evaluate(
     corpus: CorpusChoice,
     compared: ArmChoice,
     cache: Annotated[Path, typer.Option(help="Where vectors are kept.")] = Path(".rag-embed-evaluation"),
-    html: Annotated[Optional[Path], typer.Option(help="Write the report as an HTML page.")] = None,  # noqa: UP045
+    html: opt.Html = None,
     json: opt.Json = False,
 ) -> None:
     """Measure how a corpus is best searched: by words, meaning or both, with context or without."""

@@ -5,19 +5,27 @@ from __future__ import annotations
 import time
 from contextlib import closing
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
 from rag_embed.cli import options as opt
+from rag_embed.cli.failing import describe
 from rag_embed.cli.output import Output, describe_sync, passages_as_json
 from rag_embed.cli.preparing import check_alpha, make_model_options, make_place, model_for, read_sources
+
+if TYPE_CHECKING:
+    from rag_embed.cli.reading import Reading
+    from rag_embed.llamaindex.corpus import Corpus, SyncReport
 
 
 @opt.spread
 def index(
     *,
-    folders: Annotated[Optional[list[Path]], typer.Argument(help="Folders to read.")] = None,  # noqa: UP045
+    folders: Annotated[
+        Optional[list[Path]],  # noqa: UP045
+        typer.Argument(help="Folders to read; NAME=FOLDER gives one a name."),
+    ] = None,
     pydoc: Annotated[bool, typer.Option("--pydoc", help="Index Python's own language reference.")] = False,
     rebuild: Annotated[bool, typer.Option("--rebuild", help="Delete the collection first.")] = False,
     place: opt.PlaceChoice,
@@ -38,37 +46,42 @@ def index(
     readings = read_sources(folders or [], pydoc, place.store, output)
     from llama_index.core.node_parser import SentenceSplitter
 
+    from rag_embed.cli.claiming import check_claims, claim
     from rag_embed.llamaindex import LateChunkingNodeParser
     from rag_embed.llamaindex.corpus import Corpus
 
     if not any(reading.documents for reading in readings):
         output.error("there are no documents in these folders; nothing was changed")
-        raise typer.Exit(opt.ExitCode.EMPTY)
+        is_failed = any(reading.failed for reading in readings)
+        raise typer.Exit(opt.ExitCode.FAILED if is_failed else opt.ExitCode.EMPTY)
     with closing(make_place(place).open()) as chunk_store:
         if rebuild:
             chunk_store.clear()
+        check_claims(chunk_store, readings)
         embed_model = model_for(chunk_store.info(), make_model_options(embedding))
         parser = LateChunkingNodeParser(
-            node_parser=SentenceSplitter(chunk_size=chunk_size, chunk_overlap=chunk_overlap),
-            context_key="file_path",
+            node_parser=SentenceSplitter(chunk_size=chunk_size, chunk_overlap=chunk_overlap)
         )
         corpus = Corpus(chunk_store, embed_model=embed_model, node_parser=parser)
         results = []
+        is_partly = False
         for reading in readings:
-            total = sum(len(document.text) for document in reading.documents)
-            begin = time.perf_counter()
-            with output.reserved(), output.progress(f"Indexing {reading.source}", total) as on_step:
-                report = corpus.sync(reading.documents, scope=reading.scope, progress=on_step)
-            seconds = time.perf_counter() - begin
+            claim(chunk_store, reading)
+            report, seconds = sync_reading(corpus, reading, f"Indexing {reading.source}", output)
+            claim(chunk_store, reading)
             output.note(describe_sync(reading.source, report, seconds), style="green")
+            is_partly |= bool(reading.failed or report.failed)
             results.append(
                 {
                     "source": reading.source,
                     "added": list(report.added),
                     "changed": list(report.changed),
                     "removed": list(report.removed),
+                    "kept": list(report.kept),
                     "unchanged": len(report.unchanged),
+                    "failed": reading.failed,
                     "skipped": reading.skipped,
+                    "empty": list(reading.empty),
                     "chunks": report.chunks,
                     "embedded": report.embedded,
                     "seconds": round(seconds, 3),
@@ -83,6 +96,8 @@ def index(
                     "sources": results,
                 }
             )
+    if is_partly:
+        raise typer.Exit(opt.ExitCode.PARTLY)
 
 
 def demo(
@@ -110,15 +125,13 @@ def demo(
     output.note(f"{reading.source}: {len(reading.documents)} documents, {total:,} characters")
     comparisons = []
     embedded = {}
+    is_partly = bool(reading.failed)
     with Bench(store, reading.source, chunk_size=chunk_size, top_k=top_k) as bench:
         for name in bench.names:
-            begin = time.perf_counter()
-            with output.reserved(), output.progress(f"Indexing {name}", total) as on_step:
-                report = bench.sync(name, reading, on_step)
+            report, seconds = sync_reading(bench.corpus(name), reading, f"Indexing {name}", output)
             embedded[name] = report.embedded
-            output.note(
-                f"{name}: {describe_sync(reading.source, report, time.perf_counter() - begin)}", style="green"
-            )
+            output.note(f"{name}: {describe_sync(reading.source, report, seconds)}", style="green")
+            is_partly |= bool(report.failed)
         for question in questions:
             comparison = bench.compare(question)
             comparisons.append(comparison)
@@ -130,3 +143,30 @@ def demo(
             for c in comparisons
         ]
         output.json({"source": reading.source, "embedded": embedded, "questions": results})
+    if is_partly:
+        raise typer.Exit(opt.ExitCode.PARTLY)
+
+
+def sync_reading(
+    corpus: Corpus, reading: Reading, description: str, output: Output
+) -> tuple[SyncReport, float]:
+    """Bring a store in step with what was read, and measure how long it took.
+
+    Documents that cannot be indexed are named, and join the reading's failures; the others go on.
+    """
+
+    def note_failure(document_id: str, error: Exception) -> None:
+        reading.failed[document_id] = describe(error)
+        output.note(f"not indexed {document_id}: {describe(error)}", style="yellow")
+
+    total = sum(len(document.text) for document in reading.documents)
+    begin = time.perf_counter()
+    with output.reserved(), output.progress(description, total) as on_step:
+        report = corpus.sync(
+            reading.documents,
+            scope=reading.scope,
+            keeps=reading.keeps,
+            progress=on_step,
+            on_failure=note_failure,
+        )
+    return report, time.perf_counter() - begin

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, get_args
 
+from rag_embed.devices import Dtype
 from rag_embed.errors import FingerprintMismatchError, RagEmbedError, StoreError
 from rag_embed.late_chunking import Strategy
 from rag_embed.llamaindex import ContextualEmbedding
@@ -17,7 +18,7 @@ from rag_embed.qdrant.secrecy import check_address
 
 NO_ADAPTER = "none"
 FINGERPRINT = re.compile(
-    r"(?P<model>.+?)@[0-9a-f]{8}(\+(?P<adapter>.+)@[0-9a-f]{8})?/(?P<strategy>\w+)/[0-9a-f]{12}"
+    r"(?P<model>.+?)@[0-9a-f]{8}(\+(?P<adapter>.+)@[0-9a-f]{8})?/(?P<strategy>\w+)(-(?P<dtype>\w+))?/[0-9a-f]{12}"
 )
 
 
@@ -74,12 +75,14 @@ class ModelOptions:
         strategy: How a chunk is embedded.
         alpha: Share of the late vector in a blend.
         adapter: Name of a shipped adapter, a folder, or "none".
+        dtype: Precision of weights and states.
     """
 
     model: str | None = None
     strategy: Strategy | None = None
     alpha: float | None = None
     adapter: str | None = None
+    dtype: Dtype = "auto"
 
     def make(self) -> ContextualEmbedding:
         """Make the model, with defaults for what was not said."""
@@ -87,7 +90,7 @@ class ModelOptions:
         options: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
         if self.adapter == NO_ADAPTER:
             options["adapter"] = None
-        return ContextualEmbedding(**options)
+        return ContextualEmbedding(dtype=self.dtype, **options)
 
     def recall(self, schema: CollectionSchema) -> ContextualEmbedding:
         """Make the model whose fingerprint a collection carries, filling in from there what was not said.
@@ -98,9 +101,9 @@ class ModelOptions:
         Raises:
             FingerprintMismatchError: No options that agree with what was said have that fingerprint.
         """
-        name, adapter, strategy = _read_fingerprint(schema)
+        name, adapter, strategy, dtype = _read_fingerprint(schema)
         filled = ModelOptions(
-            self.model or name, self.strategy or strategy, self.alpha, self.adapter or adapter
+            self.model or name, self.strategy or strategy, self.alpha, self.adapter or adapter, dtype
         )
         try:
             model = filled.make()
@@ -128,12 +131,13 @@ class ModelOptions:
         )
 
 
-def _read_fingerprint(schema: CollectionSchema) -> tuple[str, str, Strategy]:
-    """Take model, adapter and strategy out of "model@digest+adapter@digest/strategy/digest"."""
+def _read_fingerprint(schema: CollectionSchema) -> tuple[str, str, Strategy, Dtype]:
+    """Take model, adapter, strategy and dtype out of "model@digest+adapter@digest/strategy-dtype/digest"."""
     if match := FINGERPRINT.fullmatch(schema.fingerprint or ""):
+        dtypes = [dtype for dtype in get_args(Dtype) if dtype == (match["dtype"] or "auto")]
         for strategy in get_args(Strategy):
-            if match["strategy"] == strategy:
-                return match["model"], match["adapter"] or NO_ADAPTER, strategy
+            if match["strategy"] == strategy and dtypes:
+                return match["model"], match["adapter"] or NO_ADAPTER, strategy, dtypes[0]
     raise StoreError(
         f"collection {schema.collection_name!r} carries the fingerprint {schema.fingerprint!r}; expected one "
         "that this rag-embed wrote. Name another --collection, or run `rag-embed index --rebuild` to replace "

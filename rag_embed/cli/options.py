@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, fields, is_dataclass
 from enum import Enum, IntEnum
@@ -10,7 +11,9 @@ from inspect import Parameter, Signature, signature
 from pathlib import Path
 from typing import Annotated, Any, Optional, get_type_hints
 
-from typer import Argument, Option
+from typer import Argument, BadParameter, Option
+
+from rag_embed.errors import InputError
 
 
 class ExitCode(IntEnum):
@@ -20,6 +23,9 @@ class ExitCode(IntEnum):
     FAILED = 1
     USAGE = 2
     EMPTY = 3
+    PARTLY = 4
+    INTERRUPTED = 130
+    TERMINATED = 143
 
 
 class Strategy(str, Enum):
@@ -39,6 +45,32 @@ class Rerank(str, Enum):
     LISTWISE = "listwise"
 
 
+def check_unicode(value: Any) -> Any:
+    """Refuse arguments that are no text, before anything is opened."""
+    from rag_embed.cli.decoding import check_unicode
+
+    try:
+        for text in value if isinstance(value, list) else [value or ""]:
+            check_unicode(str(text), "it")
+    except InputError as error:
+        raise BadParameter(str(error)) from error
+    return value
+
+
+def check_writable(path: Path | None) -> Path | None:
+    """Refuse a file that cannot be written, before the work whose result it is to hold."""
+    if path is None:
+        return None
+    folder = path.expanduser().absolute().parent
+    if not folder.is_dir():
+        raise BadParameter(
+            f"{path} cannot be written, {folder} is not a folder; make it, or name another file"
+        )
+    if path.is_dir() or not os.access(path if path.exists() else folder, os.W_OK):
+        raise BadParameter(f"{path} cannot be written; expected a file in a folder that lets you")
+    return path
+
+
 _PLACE = "Where the index is"
 _MODEL = "Model"
 
@@ -48,19 +80,24 @@ Store = Annotated[
 ]
 Url = Annotated[
     Optional[str],  # noqa: UP045  # typer reads it on Python 3.10
-    Option("--url", help="A Qdrant server, instead of a folder.", rich_help_panel=_PLACE),
+    Option(
+        "--url", callback=check_unicode, help="A Qdrant server, instead of a folder.", rich_help_panel=_PLACE
+    ),
 ]
 ApiKey = Annotated[
     Optional[str],  # noqa: UP045
     Option(
         "--api-key",
         envvar="QDRANT_API_KEY",
+        callback=check_unicode,
         show_envvar=True,
         help="Key of the server.",
         rich_help_panel=_PLACE,
     ),
 ]
-Collection = Annotated[str, Option("--collection", help="Name of the index.", rich_help_panel=_PLACE)]
+Collection = Annotated[
+    str, Option("--collection", callback=check_unicode, help="Name of the index.", rich_help_panel=_PLACE)
+]
 Model = Annotated[
     Optional[str],  # noqa: UP045
     Option(
@@ -96,10 +133,19 @@ Candidates = Annotated[int, Option("--candidates", min=1, help="How many the rer
 RerankOption = Annotated[Rerank, Option("--rerank", help="How candidates are reranked.")]
 Filter = Annotated[
     Optional[list[str]],  # noqa: UP045
-    Option("--filter", metavar="KEY=VALUE", help="Metadata that passages must have. Repeatable."),
+    Option(
+        "--filter",
+        metavar="KEY=VALUE",
+        callback=check_unicode,
+        help="Metadata that passages must have. Repeatable.",
+    ),
+]
+Html = Annotated[
+    Optional[Path],  # noqa: UP045
+    Option(callback=check_writable, help="Write the report as an HTML page."),
 ]
 Json = Annotated[bool, Option("--json", help="JSON on standard output, and nothing else there.")]
-Query = Annotated[str, Argument(help="The question.", show_default=False)]
+Query = Annotated[str, Argument(callback=check_unicode, help="The question.", show_default=False)]
 
 DEFAULT_CHUNK_SIZE = 256
 

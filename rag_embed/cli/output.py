@@ -5,25 +5,44 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
     from rag_embed.cli.chatting import Turn
+    from rag_embed.cli.reading import Reading
     from rag_embed.cli.searching import Passage
     from rag_embed.llamaindex.corpus import Progress as OnStep
     from rag_embed.llamaindex.corpus import SyncReport, SyncStep
     from rag_embed.profiles import CatalogueRow
 
 SNIPPET_CHARACTERS = 180
+_UNSAFE = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 _RULE = re.compile(r"[*=~^#_-]{4,}")  # the lines under headings
+
+
+class SafeConsole(Console):
+    r"""Shows characters that a terminal would obey, such as those of an escape sequence, as `\x1b`.
+
+    What is shown comes out of documents, file names, servers and language models; styles are added later.
+    """
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """Turn something into segments that are safe to write."""
+        for segment in super().render(renderable, options):
+            text = segment.text
+            if segment.control or not _UNSAFE.search(text):
+                yield segment
+            else:
+                yield Segment(_UNSAFE.sub(_spell, text), segment.style)
 
 
 class Output:
@@ -36,8 +55,8 @@ class Output:
     def __init__(self, *, as_json: bool) -> None:
         self.as_json = as_json
         self._stdout = sys.stdout
-        self._out = Console(file=self._stdout, soft_wrap=True, highlight=False)
-        self._err = Console(stderr=True, soft_wrap=True, highlight=False)
+        self._out = SafeConsole(file=self._stdout, soft_wrap=True, highlight=False)
+        self._err = SafeConsole(stderr=True, soft_wrap=True, highlight=False)
 
     @contextmanager
     def reserved(self) -> Iterator[None]:
@@ -54,8 +73,10 @@ class Output:
         self._err.print(Text.assemble(("error: ", "bold red"), message))
 
     def json(self, value: object) -> None:
-        """Write a result for programs, on one line."""
-        self._out.out(json.dumps(value, ensure_ascii=False), highlight=False)
+        """Write a result for programs, on one line; what a terminal obeys or cannot show is escaped."""
+        is_unicode = (self._stdout.encoding or "utf-8").lower().startswith("utf")
+        line = json.dumps(value, ensure_ascii=not is_unicode)
+        self.text(_UNSAFE.sub(lambda found: f"\\u{ord(found[0]):04x}", line))
 
     def table(self, rows: Mapping[str, object]) -> None:
         """Show names and values."""
@@ -66,7 +87,19 @@ class Output:
 
     def text(self, text: str) -> None:
         """Write a result as it is."""
-        self._out.out(text, highlight=False)
+        self._stdout.write(f"{text}\n")
+        self._stdout.flush()
+
+    def reading(self, reading: Reading) -> None:
+        """Say which files were not read, and what to know of those that were."""
+        for what, found in (
+            ("not read", reading.failed),
+            ("skipped", reading.skipped),
+            ("without text", reading.empty),
+            ("note", reading.remarks),
+        ):
+            for name, reason in found.items():
+                self.note(f"{what} {name}: {reason}", style="yellow")
 
     def families(self, rows: Sequence[CatalogueRow]) -> None:
         """Show the model families one below the other; a table of all this needs a very wide terminal."""
@@ -115,6 +148,8 @@ class Output:
             self._out.print()
             for number, passage in enumerate(turn.citations, start=1):
                 self._out.print(Text(f"[{number}] {passage.place}", style="cyan"))
+        if turn.unranked is not None:
+            self.note(turn.unranked, style="yellow")
         if turn.cut is not None:
             self.note(f"the first passage was cut: {turn.cut[0]} of {turn.cut[1]} tokens fit", style="yellow")
         if turn.left_out:
@@ -134,7 +169,7 @@ class Output:
             table.add_row(
                 *(_cell(found[row]) if row < len(found) else Text("") for found in results.values())
             )
-        Console(file=self._stdout, highlight=False).print(table)
+        SafeConsole(file=self._stdout, highlight=False).print(table)
 
     @contextmanager
     def progress(self, description: str, total: int) -> Iterator[OnStep]:
@@ -166,6 +201,8 @@ def describe_sync(source: str, report: SyncReport, seconds: float) -> str:
             ("changed", report.changed),
             ("removed", report.removed),
             ("unchanged", report.unchanged),
+            ("kept though not seen", report.kept),
+            ("failed", report.failed),
         )
         if ids
     ]
@@ -195,8 +232,13 @@ def turn_as_json(turn: Turn) -> dict[str, object]:
         "left_out": places(turn.left_out),
         "cut": None if turn.cut is None else {"shown_tokens": turn.cut[0], "total_tokens": turn.cut[1]},
         "searched": turn.searched or turn.question,
+        "unranked": turn.unranked,
         "error": turn.error,
     }
+
+
+def _spell(found: re.Match[str]) -> str:
+    return "" if found[0] == "\r" else found[0].encode("unicode_escape").decode()
 
 
 def _cell(passage: Passage) -> Text:

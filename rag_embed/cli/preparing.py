@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -55,27 +56,36 @@ def model_for(schema: CollectionSchema | None, options: ModelOptions) -> Context
 
 
 def read_sources(folders: list[Path], pydoc: bool, store: Path, output: Output) -> list[Reading]:
-    """Read folders, and say which files could not be read."""
+    """Read folders, and say which files could not be read, and what to know of the others."""
+    from rag_embed.cli.claiming import check_distinct
     from rag_embed.cli.reading import read_folder, read_pydoc
 
     readings = []
-    for folder in folders:
-        if not folder.is_dir():
-            raise typer.BadParameter(f"{str(folder)!r} is not a folder")
+    for argument in folders:
+        name, folder = _split_name(argument)
         with output.reserved():
-            readings.append(read_folder(folder, leave_out=[store]))
+            readings.append(read_folder(folder, name=name, leave_out=[store]))
     if pydoc:
         readings.append(read_pydoc())
-    sources = [reading.source for reading in readings]
-    if doubles := {source for source in sources if sources.count(source) > 1}:
-        raise typer.BadParameter(
-            f"several folders are called {sorted(doubles)}, by which documents are named; "
-            "index one at a time into collections of their own, or the folder above them"
-        )
+    try:
+        check_distinct(readings)
+    except InputError as error:
+        raise typer.BadParameter(str(error)) from error
     for reading in readings:
-        for name, reason in reading.skipped.items():
-            output.note(f"skipped {name}: {reason}", style="yellow")
+        output.reading(reading)
     return readings
+
+
+def _split_name(argument: Path) -> tuple[str | None, Path]:
+    """Tell "name=folder" from a folder."""
+    if argument.is_dir():
+        return None, argument
+    name, separator, folder = str(argument).partition("=")
+    if not separator or not Path(folder).is_dir():
+        raise typer.BadParameter(f"{str(argument)!r} is not a folder; expected FOLDER or NAME=FOLDER")
+    if not name or "/" in name or not name.isprintable():
+        raise typer.BadParameter(f"{name!r} cannot name a folder; expected a word, as in docs={folder}")
+    return name, Path(folder)
 
 
 @contextmanager
@@ -124,6 +134,8 @@ def open_searcher(
 
 def read_questions(output: Output) -> Iterator[str]:
     """Lines of standard input, asked for where a person types them."""
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="surrogateescape")  # a line that is no UTF-8 fails alone
     if not sys.stdin.isatty():
         yield from sys.stdin
         return

@@ -6,12 +6,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
-from rag_embed.cli.output import Output
+from rag_embed.cli.output import Output, SafeConsole
 
 if TYPE_CHECKING:
     from rag_embed.evaluation import Evaluation
@@ -87,7 +86,7 @@ class EvaluationOutput(Output):
             mark = " *" if result.arm.is_default else ""
             table.add_row(Text(f"{result.arm.name}{mark}"), *cells)
         # Numbers are worth more than a neat right edge: on a narrow terminal the lines wrap.
-        Console(file=self._stdout, highlight=False, width=max(self._out.width, _TABLE_WIDTH)).print(table)
+        SafeConsole(file=self._stdout, highlight=False, width=max(self._out.width, _TABLE_WIDTH)).print(table)
         self._out.print(
             Text(
                 "In hundredths; differences are in nDCG@10 with their 95 % intervals. "

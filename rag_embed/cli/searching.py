@@ -3,20 +3,30 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from llama_index.core import VectorStoreIndex
 from llama_index.core.postprocessor.types import BaseNodePostprocessor
 from llama_index.core.retrievers import BaseRetriever
 from llama_index.core.schema import MetadataMode, NodeWithScore, QueryBundle, TextNode
-from llama_index.core.vector_stores.types import MetadataFilter, MetadataFilters
+from llama_index.core.vector_stores.types import (
+    FilterCondition,
+    FilterOperator,
+    MetadataFilter,
+    MetadataFilters,
+)
 
-from rag_embed.errors import InputError
+from rag_embed.cli.decoding import check_unicode
+from rag_embed.errors import ContextOverflowError, InputError
 from rag_embed.llamaindex import ContextualEmbedding, ListwiseRerank
 from rag_embed.llamaindex.rerank import RETRIEVAL_SCORE, SHOWN_TOKENS
 from rag_embed.qdrant import QdrantChunkStore
+
+SKIPPED_KEY = "rerank_skipped"
+"""Metadata key under which a reranker says why it kept the order."""
 
 Rerank = Literal["none", "feedback", "listwise"]
 
@@ -51,6 +61,36 @@ class Passage:
         return f"{self.document}:{self.start}-{self.end}"
 
 
+class FirstStageRerank(BaseNodePostprocessor):
+    """Reranks, and keeps the first stage's order where a question is too long for that.
+
+    Attributes:
+        reranker: What reranks.
+        top_n: Most nodes to return.
+        unranked: Why the last call did not rerank; None if it did.
+    """
+
+    reranker: BaseNodePostprocessor
+    top_n: int
+    unranked: str | None = None
+
+    @classmethod
+    def class_name(cls) -> str:
+        """Name the class in serialised form."""
+        return "FirstStageRerank"
+
+    def _postprocess_nodes(
+        self, nodes: list[NodeWithScore], query_bundle: QueryBundle | None = None
+    ) -> list[NodeWithScore]:
+        try:
+            result = self.reranker.postprocess_nodes(nodes, query_bundle=query_bundle)
+            reason = next((found.node.metadata.get(SKIPPED_KEY) for found in result), None)
+        except ContextOverflowError as error:
+            result, reason = nodes[: self.top_n], str(error)
+        self.unranked = f"not reranked, the passages stand as they were found: {reason}" if reason else None
+        return result
+
+
 class Searcher:
     """Retriever and reranker over one index.
 
@@ -75,10 +115,11 @@ class Searcher:
     ) -> None:
         self.embed_model = embed_model
         self.postprocessors: list[BaseNodePostprocessor] = []
+        self._rerank: FirstStageRerank | None = None
         if rerank != "none":
-            self.postprocessors.append(
-                ListwiseRerank(embed_model=embed_model, vector_store=store, method=rerank, top_n=top_k)
-            )
+            reranker = ListwiseRerank(embed_model=embed_model, vector_store=store, method=rerank, top_n=top_k)
+            self._rerank = FirstStageRerank(reranker=reranker, top_n=top_k)
+            self.postprocessors.append(self._rerank)
         self.retriever: BaseRetriever = VectorStoreIndex.from_vector_store(
             store, embed_model=embed_model
         ).as_retriever(
@@ -86,12 +127,23 @@ class Searcher:
         )
 
     def retrieve(self, query: str) -> list[NodeWithScore]:
-        """Find the best chunks, best first."""
+        """Find the best chunks, best first.
+
+        Raises:
+            InputError: The question is blank.
+        """
+        if not query.strip():
+            raise InputError("the question is empty; expected some words")
         bundle = QueryBundle(query)
         nodes = self.retriever.retrieve(bundle)
         for postprocessor in self.postprocessors:
             nodes = postprocessor.postprocess_nodes(nodes, query_bundle=bundle)
         return nodes
+
+    @property
+    def unranked(self) -> str | None:
+        """Why the last question's passages stand in the order of the first stage; None if they do not."""
+        return self._rerank.unranked if self._rerank else None
 
     def search(self, query: str) -> list[Passage]:
         """Find the best passages, best first."""
@@ -124,19 +176,22 @@ def _to_passage(rank: int, found: NodeWithScore) -> Passage:
 def parse_filters(pairs: Sequence[str]) -> MetadataFilters | None:
     """Read "key=value" pairs, all of which must hold.
 
-    A value that JSON reads as a number or as a quoted string is that; anything else is text as it stands.
+    A reader may have stored a number, a number's digits or a truth value, and nobody who asks knows which:
+    what JSON reads as one of them is looked for as that and as text. A quoted string is text alone.
+    A key with a dot is the key of that name as well as a path into a dict.
 
     Raises:
-        InputError: A pair without a key or without "=".
+        InputError: A pair without a key or without "=", or with characters that no text may hold.
     """
     filters: list[MetadataFilter | MetadataFilters] = []
     for pair in pairs:
         key, separator, text = pair.partition("=")
         if not key or not separator:
             raise InputError(f"the filter is {pair!r}; expected key=value, such as source=docs")
-        value = parse_value(text)
-        is_plain = isinstance(value, int | float | str) and not isinstance(value, bool)
-        filters.append(MetadataFilter(key=key, value=value if is_plain else text))
+        check_unicode(pair, "the filter")
+        keys = [f'"{key}"', key] if _is_path(key) else [key]
+        ways = [_is_equal(name, value) for name in keys for value in _possible_values(text)]
+        filters.append(MetadataFilters(filters=ways, condition=FilterCondition.OR))
     return MetadataFilters(filters=filters) if filters else None
 
 
@@ -144,6 +199,28 @@ def parse_value(text: str) -> object:
     """Read a value as JSON where it is JSON, else as text."""
     try:
         value: object = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return text
     return value
+
+
+def _possible_values(text: str) -> list[str | int | float]:
+    """What a stored value that is written like this may be."""
+    value = parse_value(text)
+    if isinstance(value, str):
+        return [value]
+    if isinstance(value, int):
+        return [text, value] if -(2**63) <= value < 2**63 else [text]
+    return [text, value] if isinstance(value, float) and math.isfinite(value) else [text]
+
+
+def _is_path(key: str) -> bool:
+    return any(character in key for character in ".[]") and '"' not in key
+
+
+def _is_equal(key: str, value: str | int | float) -> MetadataFilter:
+    if isinstance(value, bool):
+        # LlamaIndex's filters know no truth values; the store does.
+        fields: dict[str, Any] = {"key": key, "value": value, "operator": FilterOperator.EQ}
+        return MetadataFilter.model_construct(**fields)
+    return MetadataFilter(key=key, value=value)

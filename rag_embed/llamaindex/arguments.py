@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from llama_index.core.node_parser.node_utils import default_id_func
 from pydantic import BaseModel
 
 from rag_embed.errors import InputError
@@ -49,8 +50,8 @@ EMBEDDING_WORDS = Words(
         "pooling": (None, "the checkpoint says how it is pooled"),
         "embeddings_cache": (
             None,
-            "it keys vectors by text alone, so queries, chunks and contexts would share them; use the cache of "
-            "an IngestionPipeline with LateChunkingNodeParser(embed_model=...)",
+            "it keys vectors by text alone, so queries, chunks and contexts would share them; use the cache "
+            "of an IngestionPipeline with LateChunkingNodeParser(embed_model=...)",
         ),
         "model_kwargs": (None, "dtype= and device= are arguments of their own"),
     },
@@ -76,7 +77,7 @@ PARSER_WORDS = Words(
     {
         "context_key": (None, "join the pages of a file beforehand: parser(join_pages(documents))"),
         "id_func": (
-            None,
+            default_id_func,
             "ids are made of document id, position and text, so that a second run makes them again",
         ),
     },

@@ -13,6 +13,8 @@ from rag_embed.max_sim import KeptTokens
 from rag_embed.spans import CharSpan
 from rag_embed.stamp import STAMP_KEY, ChunkStamp, hash_text
 
+_SEPARATOR = "\n\n"
+
 
 def make_stamps(context: str, places: Sequence[tuple[int, CharSpan]], *, owner: str = "") -> list[ChunkStamp]:
     """Describe chunks so that any one level of them rebuilds the context.
@@ -20,7 +22,7 @@ def make_stamps(context: str, places: Sequence[tuple[int, CharSpan]], *, owner: 
     Args:
         context: The whole text.
         places: Level (0 for the coarsest) and span of each chunk.
-        owner: Id of the first document in the context.
+        owner: Id of the document.
 
     Returns:
         One stamp per chunk in the given order.
@@ -38,6 +40,27 @@ def make_stamps(context: str, places: Sequence[tuple[int, CharSpan]], *, owner: 
         last = max(level, key=lambda index: places[index][1].end)
         stamps[last] = replace(stamps[last], after=context[covered:])
     return [stamps[index] for index in range(len(places))]
+
+
+def make_joined_stamps(texts: Sequence[str], levels: Sequence[int], *, owner: str) -> list[ChunkStamp]:
+    """Describe chunks that stand in no common text: those of a level, one after the other, are their context.
+
+    Args:
+        texts: The chunks in reading order.
+        levels: Of each, 0 for the coarsest.
+        owner: Id of their document.
+    """
+    stamps: dict[int, ChunkStamp] = {}
+    for level in set(levels):
+        members = [index for index, own in enumerate(levels) if own == level]
+        spans: list[CharSpan] = []
+        for index in members:
+            start = spans[-1].end + len(_SEPARATOR) if spans else 0
+            spans.append(CharSpan(start, start + len(texts[index])))
+        context = _SEPARATOR.join(texts[index] for index in members)
+        made = make_stamps(context, [(level, span) for span in spans], owner=owner)
+        stamps.update(zip(members, made, strict=True))
+    return [stamps[index] for index in range(len(texts))]
 
 
 def stamp_node(node: BaseNode, stamp: ChunkStamp, *, tokens: KeptTokens | None = None) -> None:

@@ -8,16 +8,16 @@ puts it right; parsing is cheap, and only embedding is saved.
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
-from llama_index.core.schema import BaseNode, Document, MetadataMode
+from llama_index.core.schema import BaseNode, Document
 from llama_index.core.vector_stores.types import FilterOperator, MetadataFilter, MetadataFilters
+from pydantic_core import to_json
 
-from rag_embed.errors import InputError
+from rag_embed.errors import InputError, StoreError
 from rag_embed.llamaindex.embedding import ContextualEmbedding
 from rag_embed.llamaindex.node_parser import LateChunkingNodeParser
 from rag_embed.stamp import ChunkStamp, hash_text
@@ -25,9 +25,17 @@ from rag_embed.stamp import ChunkStamp, hash_text
 if TYPE_CHECKING:
     from rag_embed.qdrant import QdrantChunkStore
 
-State = Literal["added", "changed", "unchanged", "removed"]
+State = Literal["added", "changed", "unchanged", "removed", "kept", "failed"]
 
 _DOCUMENT_KEY = "doc_id"
+_DECISIVE = {
+    "text",
+    "metadata",
+    "excluded_embed_metadata_keys",
+    "metadata_template",
+    "metadata_separator",
+    "text_template",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +54,7 @@ class SyncStep:
 
 
 Progress: TypeAlias = Callable[[SyncStep], None]
+OnFailure: TypeAlias = Callable[[str, Exception], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +66,9 @@ class SyncReport:
         changed: Ids of documents of which the store had something else.
         removed: Ids of documents that are gone.
         unchanged: Ids of documents that were complete already.
+        kept: Ids of documents that are gone, or not to be seen at present, and stay.
+        failed: Ids of documents that could not be chunked, embedded or stored; the store has of them what it
+            had before.
         chunks: Chunks of all present documents.
         embedded: Chunks that went through the model.
     """
@@ -65,6 +77,8 @@ class SyncReport:
     changed: tuple[str, ...]
     removed: tuple[str, ...]
     unchanged: tuple[str, ...]
+    kept: tuple[str, ...]
+    failed: tuple[str, ...]
     chunks: int
     embedded: int
 
@@ -75,8 +89,8 @@ class Corpus:
     Args:
         store: Where the chunks are kept.
         embed_model: Makes the vectors.
-        node_parser: Makes the chunks. With a `context_key`, documents of one context are embedded together
-            again when one of them changes, because each is read in the light of the others.
+        node_parser: Makes the chunks. Pages of one file belong into one document (see `join_pages`), where
+            each is read in the light of the others.
     """
 
     def __init__(
@@ -88,7 +102,8 @@ class Corpus:
     ) -> None:
         self._store = store
         self._embed_model = embed_model
-        self._node_parser = node_parser or LateChunkingNodeParser()
+        # Parsing is for every run, embedding for what has changed: the parser shall not embed by itself.
+        self._node_parser = (node_parser or LateChunkingNodeParser()).model_copy(update={"embed_model": None})
         self._fingerprint = embed_model.fingerprint()
 
     def sync(
@@ -96,7 +111,9 @@ class Corpus:
         documents: Sequence[Document],
         *,
         scope: MetadataFilters | None = None,
+        keeps: Callable[[str], bool] | None = None,
         progress: Progress | None = None,
+        on_failure: OnFailure | None = None,
     ) -> SyncReport:
         """Make the store hold these documents and, in its scope, no others.
 
@@ -105,7 +122,12 @@ class Corpus:
         Args:
             documents: With ids that are the same in every run.
             scope: Which stored documents may be removed when they are not among the given ones; None is all.
+            keeps: Tells of a stored document in the scope that is not among the given ones whether it stays
+                all the same; None lets none stay.
             progress: Called for each document when it is done.
+            on_failure: Called with the id of a document that cannot be chunked, embedded or stored, and why;
+                the others go on. None raises, and ends there. What the store itself cannot do (it is
+                full, does not answer) always raises.
 
         Raises:
             InputError: Two documents have one id.
@@ -114,21 +136,24 @@ class Corpus:
         self._check(documents)
         states: dict[str, State] = {}
         chunk_count = embedded_count = 0
-        for group in self._group_by_context(documents):
-            nodes = self._node_parser.get_nodes_from_documents(group)
-            chunk_count += len(nodes)
-            group_states = self._compare(group, nodes)
-            stale = [document_id for document_id, state in group_states.items() if state != "unchanged"]
-            if stale:
-                self._embed_model(nodes)
-                embedded_count += len(nodes)
-            for document_id in stale:
-                own = [node for node in nodes if node.ref_doc_id == document_id]
-                self._store.replace_document(document_id, own)
-            states.update(group_states)
-            for document in group:
-                _tell(progress, document.node_id, states[document.node_id], len(document.text))
+        for document in documents:
+            try:
+                state, chunks, embedded = self._sync_document(document)
+            except (StoreError, OSError, MemoryError):
+                raise
+            except Exception as error:  # parsers are third-party code and raise what they like
+                if on_failure is None:
+                    raise
+                on_failure(document.node_id, error)
+                state, chunks, embedded = "failed", 0, 0
+            chunk_count += chunks
+            embedded_count += embedded
+            states[document.node_id] = state
+            _tell(progress, document.node_id, state, len(document.text))
         for document_id in self._find_gone(list(states), scope):
+            if keeps is not None and keeps(document_id):
+                states[document_id] = "kept"
+                continue
             self._store.delete(document_id)
             states[document_id] = "removed"
             _tell(progress, document_id, "removed", 0)
@@ -137,8 +162,25 @@ class Corpus:
             return tuple(document_id for document_id, state in states.items() if state == wanted)
 
         return SyncReport(
-            ids("added"), ids("changed"), ids("removed"), ids("unchanged"), chunk_count, embedded_count
+            added=ids("added"),
+            changed=ids("changed"),
+            removed=ids("removed"),
+            unchanged=ids("unchanged"),
+            kept=ids("kept"),
+            failed=ids("failed"),
+            chunks=chunk_count,
+            embedded=embedded_count,
         )
+
+    def _sync_document(self, document: Document) -> tuple[State, int, int]:
+        """Bring one document up to date; count its chunks, and those that were embedded."""
+        nodes = self._node_parser.get_nodes_from_documents([document])
+        state = self._compare(document, nodes)
+        if state == "unchanged":
+            return state, len(nodes), 0
+        embedded = len(self._embed_model(nodes))
+        self._store.replace_document(document.node_id, nodes)
+        return state, len(nodes), embedded
 
     def _check(self, documents: Sequence[Document]) -> None:
         counts = Counter(document.node_id for document in documents)
@@ -151,29 +193,13 @@ class Corpus:
         if schema is not None:
             schema.check_fingerprint(self._fingerprint, "the model to index with")
 
-    def _group_by_context(self, documents: Sequence[Document]) -> list[list[Document]]:
-        """Group as the parser does, one context after the other."""
-        groups: dict[str, list[Document]] = {}
-        for document in documents:
-            key = self._node_parser.context_key and document.metadata.get(self._node_parser.context_key)
-            groups.setdefault(f"id:{document.node_id}" if key is None else f"key:{key}", []).append(document)
-        return list(groups.values())
-
-    def _compare(self, documents: Sequence[Document], nodes: Sequence[BaseNode]) -> dict[str, State]:
-        """Compare the chunks that each document should have with those that the store has."""
-        ids = [document.node_id for document in documents]
-        expected: dict[str, dict[str, str]] = {document_id: {} for document_id in ids}
-        for node in nodes:
-            expected[str(node.ref_doc_id)][node.node_id] = _digest(node, self._fingerprint)
-        stored: dict[str, dict[str, str]] = {document_id: {} for document_id in ids}
-        for node in self._store.get_nodes(filters=_where(FilterOperator.ANY, ids)):
-            stored[str(node.ref_doc_id)][node.node_id] = _digest(node) if node.embedding else ""
-        return {
-            document_id: "unchanged"
-            if stored[document_id] == expected[document_id]
-            else ("changed" if stored[document_id] else "added")
-            for document_id in ids
-        }
+    def _compare(self, document: Document, nodes: Sequence[BaseNode]) -> State:
+        """Compare the chunks that a document should have with those that the store has."""
+        found = self._store.get_nodes(filters=_where(FilterOperator.ANY, [document.node_id]))
+        stored = {node.node_id: _digest(node) if node.embedding else "" for node in found}
+        if stored == {node.node_id: _digest(node, self._fingerprint) for node in nodes}:
+            return "unchanged"
+        return "changed" if stored else "added"
 
     def _find_gone(self, present: list[str], scope: MetadataFilters | None) -> list[str]:
         others = _where(FilterOperator.NIN, present)
@@ -198,9 +224,10 @@ def _digest(node: BaseNode, fingerprint: str | None = None) -> str:
     stamp = ChunkStamp.from_node(node)
     if stamp is not None and fingerprint is not None:
         stamp = replace(stamp, fingerprint=fingerprint)
-    texts = [node.get_content(metadata_mode=mode) for mode in (MetadataMode.NONE, MetadataMode.EMBED)]
-    known = [texts, node.metadata, stamp and stamp.to_text()]
-    return hash_text(json.dumps(known, sort_keys=True, default=str))
+    # As JSON, like the store's copy; what decides the text that is embedded instead of that text, which shows
+    # the difference between NaN and null.
+    known = {**node.model_dump(mode="json", include=_DECISIVE), "stamp": stamp and stamp.to_text()}
+    return hash_text(to_json(known, inf_nan_mode="null").decode())
 
 
 def _tell(progress: Progress | None, document_id: str, state: State, characters: int) -> None:

@@ -71,19 +71,19 @@ class ContextualEmbedding(BaseEmbedding):
         window_tokens: Most tokens of a window; None is what adapter or checkpoint were trained for.
         overlap_tokens: Fewest tokens that neighbouring windows share.
         head_tokens: Most tokens of the head; a longer head is cut there.
-        query_prefix: Put before queries; None takes what the checkpoint declares.
-        document_prefix: Put before windows and isolated chunks; None takes what the checkpoint declares.
+        query_prefix: Put before queries; None takes what the checkpoint declares, here and in the next.
+        document_prefix: Put before windows and isolated chunks.
         dim: Dimensions that are kept of a vector (Matryoshka); None keeps all.
         precision: "float", or "int8" or "binary" codes.
         insist: Guards that are lifted, see `rag_embed.guards`.
         token_neighbours: Token vectors go beside each chunk vector, for stores that keep them: so many tokens
             in reading order are averaged into one. None keeps none.
-        show_progress: Show a progress bar over documents.
+        show_progress: Whether there is a progress bar over documents.
 
     Raises:
         MissingExtraError: The embedded encoder is not installed.
-        UnsupportedModelError: The checkpoint cannot be used, or was not trained for what is asked of it.
-        AlignmentError: Nodes come without a stamp, or not all nodes of their document came.
+        UnsupportedModelError: The checkpoint cannot be used, or was not trained for what is asked.
+        AlignmentError: Nodes come without a stamp, or without others of their document.
         EmptyTextError: A query is empty.
     """
 
@@ -114,7 +114,7 @@ class ContextualEmbedding(BaseEmbedding):
 
     @model_validator(mode="after")
     def _name(self) -> Self:
-        self.__dict__["model_name"] = self.model
+        self.__dict__["model_name"] = self.model  # without marking the field as set
         return self
 
     @classmethod
@@ -178,8 +178,7 @@ class ContextualEmbedding(BaseEmbedding):
     def fingerprint(self) -> str:
         """Name the vector space: everything that changes a vector by more than rounding.
 
-        See `Recipe.fingerprint` for what is left out, so that an index that was made on one machine can be
-        used on another.
+        Not device, batch size and an automatic dtype: an index can be used on another machine.
         """
         return self.recipe.fingerprint()
 
@@ -192,7 +191,7 @@ class ContextualEmbedding(BaseEmbedding):
             **kwargs: `show_progress` as LlamaIndex passes it.
 
         Returns:
-            The same nodes in the same order, with vectors and with this model's fingerprint in their stamps.
+            The same nodes in the same order, with vectors and this model's fingerprint.
         """
         fingerprint = self.fingerprint()
         contexts, unstamped = group_by_context(nodes, need_stamps=self.strategy != "isolated")

@@ -156,8 +156,8 @@ def _place(node: BaseNode) -> _Place:
     stamp = ChunkStamp.from_node(node)
     if stamp is None:
         raise InputError(
-            f"node {node.node_id!r} has no stamp of its document, so its neighbours are not known; index with "
-            "LateChunkingNodeParser, or leave NeighbourExpansion out"
+            f"node {node.node_id!r} has no stamp of its document, so its neighbours are not known; index "
+            "with LateChunkingNodeParser, or leave NeighbourExpansion out"
         )
     text = node.get_content(metadata_mode=MetadataMode.NONE)
     return _Place(node, stamp.context, stamp.start, stamp.end, stamp.before, text)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 from collections.abc import Sequence
 from copy import copy
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import llama_index.core
+from llama_index.core import Settings
 from llama_index.core.base.embeddings.base import BaseEmbedding
 from llama_index.core.embeddings.loading import load_embed_model
 from llama_index.core.node_parser import (
@@ -19,22 +21,20 @@ from llama_index.core.node_parser import (
     SentenceSplitter,
 )
 from llama_index.core.node_parser.loading import all_node_parsers
-from llama_index.core.schema import (
-    BaseComponent,
-    BaseNode,
-    Document,
-    MetadataMode,
-    TextNode,
-)
+from llama_index.core.schema import BaseComponent, BaseNode, Document
 from llama_index.core.utils import get_tqdm_iterable
 from pydantic import Field, SerializeAsAny, field_validator, model_validator
 
-from rag_embed.errors import InputError
-from rag_embed.llamaindex.context import make_stamps, stamp_node
+from rag_embed.errors import AlignmentError, InputError
+from rag_embed.llamaindex.arguments import PARSER_WORDS, take_arguments
 from rag_embed.llamaindex.embedding import ContextualEmbedding
+from rag_embed.llamaindex.given_spans import SpanNodeParser
+from rag_embed.llamaindex.inner_parser import configure_inner
+from rag_embed.llamaindex.pages import find_split_file
 from rag_embed.llamaindex.pickling import make_state
-from rag_embed.llamaindex.placement import locate_nodes, measure_depths, parse_document, rename_nodes
-from rag_embed.spans import CharSpan
+from rag_embed.llamaindex.placement import check_documents, parse_in_place
+
+logger = logging.getLogger(__name__)
 
 # LlamaIndex's splitters unpickle a tiktoken tokenizer in worker processes, which downloads its table unless
 # this variable is set; offline the pool then waits for ever. The table ships with llama-index-core.
@@ -42,36 +42,41 @@ os.environ.setdefault(
     "TIKTOKEN_CACHE_DIR", str(Path(llama_index.core.__file__).parent / "_static" / "tiktoken_cache")
 )
 
-_CONTEXT_SEPARATOR = "\n\n"
 _PARSERS: dict[str, type[NodeParser]] = {
     **all_node_parsers,
     SemanticSplitterNodeParser.class_name(): SemanticSplitterNodeParser,
+    SpanNodeParser.class_name(): SpanNodeParser,
 }
 
 
 class LateChunkingNodeParser(NodeParser):
-    """Wraps any node parser; its chunks keep the exact place they have in their document.
+    """Wraps a node parser; its chunks keep the exact place they have in their document.
 
     Every node gets `start_char_idx` and `end_char_idx` such that the document's text at that span is the
     node's text, an id that depends on nothing but document id, position and text, and a stamp from which
     `ContextualEmbedding` rebuilds the document. Chunks that are nothing but white space make no node, as an
     index leaves them out too.
 
+    A parser that rewrites text (JSON, HTML, tables, headings put before chunks) makes chunks that stand
+    nowhere in their document. They are read in the context of each other, in their order, have no
+    `start_char_idx`, and a warning says so.
+
+    The arguments of LlamaIndex's `SentenceSplitter` (chunk_size, chunk_overlap, ...) are taken instead of a
+    `node_parser` and make one; `include_metadata` and `include_prev_next_rel` are handed to it.
+
     Attributes:
         node_parser: Decides where to cut; by default LlamaIndex's `SentenceSplitter`.
         embed_model: If given, nodes leave the parser with their vectors, which indexes and pipelines then
-            keep.
-        context_key: Metadata key whose value joins several documents into one context, such as "file_path"
-            for readers that make one document of each page. Only documents of one call are joined.
+            keep. Without one, `VectorStoreIndex.from_documents(embed_model=...)` gives its own, which stays;
+            so does `Settings.embed_model`, where the parser is `Settings.node_parser`.
 
     Raises:
-        AlignmentError: A chunk is not a part of its document, because the inner parser rewrites text.
+        InputError: It is handed chunks instead of documents, or another model than its own to embed with.
         EmptySpanError, EmptyTextError: See `ContextualEmbedding`; only with `embed_model`.
     """
 
     node_parser: SerializeAsAny[NodeParser] = Field(default_factory=SentenceSplitter)
     embed_model: SerializeAsAny[BaseEmbedding] | None = None
-    context_key: str | None = None
 
     @classmethod
     def class_name(cls) -> str:
@@ -80,8 +85,11 @@ class LateChunkingNodeParser(NodeParser):
 
     @model_validator(mode="before")
     @classmethod
-    def _load_parts(cls, fields: dict[str, Any]) -> dict[str, Any]:
-        return {name: _revive(value) for name, value in fields.items() if not _is_serialised_function(value)}
+    def _load_parts(cls, given: Any) -> Any:
+        if not isinstance(given, dict):
+            return given
+        parts = {name: _revive(value) for name, value in given.items() if not _is_serialised_function(value)}
+        return take_arguments(cls, configure_inner(parts), PARSER_WORDS)
 
     @field_validator("embed_model", mode="before")
     @classmethod
@@ -106,10 +114,26 @@ class LateChunkingNodeParser(NodeParser):
     def _parse_nodes(
         self, nodes: Sequence[BaseNode], show_progress: bool = False, **kwargs: Any
     ) -> list[BaseNode]:
-        contexts = self._group_by_context(nodes)
+        check_documents(nodes, type(self.node_parser).__name__)
+        self._adopt(kwargs.get("embed_model"))
+        if file := find_split_file(nodes):
+            logger.warning(
+                "the pages of %s are documents of their own, each read without the others; "
+                "join_pages(documents) makes one of them",
+                file,
+            )
         result: list[BaseNode] = []
-        for documents in get_tqdm_iterable(contexts, show_progress, "Parsing documents"):
-            result += self._parse_context(documents)
+        rewritten: list[AlignmentError] = []
+        for document in get_tqdm_iterable(nodes, show_progress, "Parsing documents"):
+            chunks, error = parse_in_place(self.node_parser, document)
+            result += chunks
+            rewritten += [error] if error else []
+        if rewritten:
+            logger.warning(
+                "%s rewrites the text of %d of %d documents, so that their chunks are read in the context of "
+                "each other and have no start_char_idx; the first is %s",
+                *(type(self.node_parser).__name__, len(rewritten), len(nodes), rewritten[0]),
+            )
         return list(self.embed_model(result, show_progress=show_progress)) if self.embed_model else result
 
     async def _aparse_nodes(
@@ -124,34 +148,26 @@ class LateChunkingNodeParser(NodeParser):
         # replace the positions by those of the first equal text.
         return nodes
 
-    def _group_by_context(self, documents: Sequence[BaseNode]) -> list[list[BaseNode]]:
-        if self.context_key is None:
-            return [[document] for document in documents]
-        groups: dict[str, list[BaseNode]] = {}
-        for document in documents:
-            key = document.metadata.get(self.context_key)
-            groups.setdefault(f"id:{document.node_id}" if key is None else f"key:{key}", []).append(document)
-        return list(groups.values())
+    def _adopt(self, offered: object) -> None:
+        """Keep the model that an index embeds with, which it would hand the chunks to as mere strings.
 
-    def _parse_context(self, documents: Sequence[BaseNode]) -> list[BaseNode]:
-        texts = [document.get_content(metadata_mode=MetadataMode.NONE) for document in documents]
-        context = _CONTEXT_SEPARATOR.join(texts)
-        result: list[TextNode] = []
-        places: list[tuple[int, CharSpan]] = []
-        offset = 0
-        for document, text in zip(documents, texts, strict=True):
-            nodes = parse_document(self.node_parser, document)
-            spans = locate_nodes(nodes, text)
-            for node, span, depth in zip(nodes, spans, measure_depths(nodes), strict=True):
-                node.text = text[span.start : span.end]
-                node.start_char_idx, node.end_char_idx = span.start, span.end
-                places.append((depth, CharSpan(span.start + offset, span.end + offset)))
-            rename_nodes(nodes, document)
-            result += nodes
-            offset += len(text) + len(_CONTEXT_SEPARATOR)
-        for node, stamp in zip(result, make_stamps(context, places, owner=documents[0].node_id), strict=True):
-            stamp_node(node, stamp)
-        return list(result)
+        An index tells its model when it is built from documents, and not when one is inserted later.
+        """
+        global_parsers = [Settings._node_parser, *(Settings._transformations or [])[-1:]]
+        if offered is None and any(parser is self for parser in global_parsers):
+            offered = Settings._embed_model
+        if not isinstance(offered, ContextualEmbedding):
+            return
+        if self.embed_model is None:
+            self.embed_model = offered
+        elif (
+            isinstance(self.embed_model, ContextualEmbedding)
+            and (own := self.embed_model.fingerprint()) != offered.fingerprint()
+        ):
+            raise InputError(
+                f"the parser embeds with {own!r} and the index asks with {offered.fingerprint()!r}; expected "
+                "one model. Give both the same embed_model=, and each index a parser of its own"
+            )
 
 
 def _detach(value: object) -> object:

@@ -1,17 +1,105 @@
-"""The nodes of one document: where an inner parser's nodes stand in it, and the names they get."""
+"""The nodes of one document: where an inner parser's nodes stand in it, and the names they get.
+
+A node of which that cannot be said, because the parser rewrote its text, is read among the others instead.
+"""
 
 from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from llama_index.core.node_parser import NodeParser
-from llama_index.core.schema import BaseNode, NodeRelationship, RelatedNodeInfo, RelatedNodeType, TextNode
+from llama_index.core.schema import (
+    BaseNode,
+    Document,
+    MetadataMode,
+    NodeRelationship,
+    RelatedNodeInfo,
+    RelatedNodeType,
+    TextNode,
+)
+from pydantic_core import PydanticSerializationError, to_jsonable_python
 
 from rag_embed.errors import AlignmentError, InputError
+from rag_embed.llamaindex.context import make_joined_stamps, make_stamps, stamp_node
+from rag_embed.llamaindex.given_spans import SpanNodeParser, given_place
+from rag_embed.llamaindex.pages import split_pages
 from rag_embed.spans import CharSpan, align_chunks
 
 _ID_NAMESPACE = uuid.UUID("6f1c1d8e-6a55-5c0e-9d3e-52a1f7b0c9aa")
+
+
+def check_documents(nodes: Sequence[BaseNode], inner_name: str) -> None:
+    """Refuse chunks where documents are expected: each would be read without the rest of its document.
+
+    Raises:
+        InputError: Names the first.
+    """
+    chunks = [node for node in nodes if not isinstance(node, Document) and node.source_node is not None]
+    if chunks:
+        raise InputError(
+            f"LateChunkingNodeParser was handed {len(chunks)} chunks, the first is {chunks[0].node_id!r} of "
+            f"document {chunks[0].ref_doc_id!r}; expected documents. Take the parser before it out of the "
+            f"list and put it inside, in the place of {inner_name}: LateChunkingNodeParser(node_parser=...)"
+        )
+
+
+def parse_in_place(parser: NodeParser, document: BaseNode) -> tuple[list[TextNode], AlignmentError | None]:
+    """Cut a document into stamped nodes; the error says why they have no place in it, if they have none."""
+    text = document.get_content(metadata_mode=MetadataMode.NONE)
+    has_places = isinstance(parser, SpanNodeParser)
+    nodes: list[TextNode] = []
+    spans: list[CharSpan] = []
+    failure: AlignmentError | None = None
+    for offset, page in [(0, document)] if has_places else split_pages(document):
+        found = parse_document(parser, page)
+        nodes += found
+        page_text = page.get_content(metadata_mode=MetadataMode.NONE)
+        try:
+            places = (
+                [CharSpan(*given_place(n)) for n in found] if has_places else locate_nodes(found, page_text)
+            )
+            spans += [CharSpan(offset + place.start, offset + place.end) for place in places]
+        except AlignmentError as error:
+            failure = failure or AlignmentError(f"document {document.node_id!r}: {error}")
+    depths = measure_depths(nodes)
+    if failure:
+        for node in nodes:
+            node.start_char_idx = node.end_char_idx = None
+        stamps = make_joined_stamps([node.text for node in nodes], depths, owner=document.node_id)
+    else:
+        for node, span in zip(nodes, spans, strict=True):
+            node.text = text[span.start : span.end]
+            node.start_char_idx, node.end_char_idx = span.start, span.end
+        stamps = make_stamps(text, list(zip(depths, spans, strict=True)), owner=document.node_id)
+    rename_nodes(nodes, document)
+    for node, stamp in zip(nodes, stamps, strict=True):
+        stamp_node(node, stamp)
+    return nodes, failure
+
+
+def to_json_form(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """Write metadata as a store gives them back: tuples as lists, sets as sorted lists, dates as text.
+
+    So they read the same when a chunk is embedded and when it is compared with the stored one, whatever the
+    process's hash seed. What JSON has no form for is left to the store to refuse.
+    """
+    result: dict[str, Any] = {}
+    for key, value in metadata.items():
+        try:
+            result[key] = to_jsonable_python(_sort_sets(value), inf_nan_mode="constants")
+        except PydanticSerializationError:
+            result[key] = value
+    return result
+
+
+def _sort_sets(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _sort_sets(part) for key, part in value.items()}
+    if isinstance(value, set | frozenset):
+        return sorted((_sort_sets(part) for part in value), key=repr)
+    return [_sort_sets(part) for part in value] if isinstance(value, list | tuple) else value
 
 
 def parse_document(parser: NodeParser, document: BaseNode) -> list[TextNode]:
@@ -26,12 +114,30 @@ def parse_document(parser: NodeParser, document: BaseNode) -> list[TextNode]:
             )
         if node.text.strip():
             node.embedding = None
+            node.metadata = to_json_form(node.metadata)
+            if node.source_node is None:
+                source = document.as_related_node_info()
+                node.relationships = {**node.relationships, NodeRelationship.SOURCE: source}
             nodes.append(node)
         else:
             blanks[node.node_id] = node
     for node in nodes:
         node.relationships = _bypass(node.relationships, blanks)
+    _check_tree(nodes, f"{type(parser).__name__} made of document {document.node_id!r}")
     return nodes
+
+
+def _check_tree(nodes: Sequence[TextNode], origin: str) -> None:
+    """Refuse nodes of which one would overwrite another, or that are ancestors of themselves."""
+    parents = {node.node_id: _parent_id(node) for node in nodes}
+    if len(parents) < len(nodes):
+        raise InputError(f"{len(nodes)} nodes that {origin} have {len(parents)} ids; expected one each")
+    for node in nodes:
+        current, steps = parents[node.node_id], 0
+        while current in parents:
+            current, steps = parents[current], steps + 1
+            if steps > len(nodes):
+                raise InputError(f"a node that {origin} is its own ancestor; expected parents and children")
 
 
 def _bypass(
@@ -84,11 +190,6 @@ def locate_nodes(nodes: Sequence[TextNode], text: str) -> list[CharSpan]:
         ):
             spans[node.node_id] = CharSpan(outer.start + span.start, outer.start + span.end)
             pending.append((node.node_id, spans[node.node_id]))
-    if len(spans) != len(nodes):
-        raise AlignmentError(
-            f"{len(nodes)} chunks have {len(spans)} different ids or places; expected a tree of parents "
-            "and children"
-        )
     return [spans[node.node_id] for node in nodes]
 
 

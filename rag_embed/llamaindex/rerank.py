@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
@@ -16,25 +17,31 @@ from llama_index.core.schema import BaseNode, MetadataMode, NodeWithScore, Query
 from llama_index.core.vector_stores.types import BasePydanticVectorStore
 from pydantic import Field, SerializeAsAny, field_validator, model_validator
 
-from rag_embed.errors import ContextOverflowError, FingerprintMismatchError, InputError
+from rag_embed.errors import ContextOverflowError, EmptyTextError, FingerprintMismatchError, InputError
 from rag_embed.fusion import best_first, fuse
 from rag_embed.guards import check_list_prompt
 from rag_embed.listwise import embed_list
 from rag_embed.llamaindex.arguments import RERANK_WORDS, take_arguments
 from rag_embed.llamaindex.embedding import ContextualEmbedding
 from rag_embed.llamaindex.pickling import make_state
+from rag_embed.llamaindex.store_access import StoreAccess
 from rag_embed.llamaindex.stored_vectors import fetch_vectors
 from rag_embed.llamaindex.token_states import score_candidates
 from rag_embed.prompts import LIST_PROMPTS
-from rag_embed.stage_scores import LEXICAL_SCORE, RETRIEVAL_SCORE, SHOWN_TOKENS, TOKEN_SCORE, TOKENS_FROM
+from rag_embed.stage_scores import (
+    LEXICAL_SCORE,
+    RETRIEVAL_SCORE,
+    SHOWN_TOKENS,
+    SKIPPED,
+    TOKEN_SCORE,
+    TOKENS_FROM,
+)
 from rag_embed.stamp import ChunkStamp
 
 dispatcher = get_dispatcher(__name__)
 logger = logging.getLogger(__name__)
 
 Method = Literal["late_interaction", "listwise"]
-NOT_RERANKED = "not_reranked"
-"""Metadata key of a returned node: why its list was left in the first stage's order."""
 HYBRID_WEIGHT, DENSE_WEIGHT = 0.25, 0.5
 """Share of late interaction behind a hybrid search, which has looked at the words already, and behind a dense
 one; docs/benchmarks.md has them next to others."""
@@ -58,7 +65,7 @@ class ListwiseRerank(BaseNodePostprocessor):
         prompt_candidates: How many candidates the list prompt shows; all are reranked.
 
     Raises:
-        InputError: There is no query.
+        InputError: There is no query, or it is blank.
         UnsupportedModelError: The model was not trained for the method.
         MissingVectorError: "listwise", and candidates carry no vector and no store has one.
         DimensionMismatchError: Stored vectors have another size than `embed_model` makes.
@@ -90,8 +97,21 @@ class ListwiseRerank(BaseNodePostprocessor):
     def _postprocess_nodes(
         self, nodes: list[NodeWithScore], query_bundle: QueryBundle | None = None
     ) -> list[NodeWithScore]:
-        if query_bundle is None or not query_bundle.query_str.strip():
+        return self._postprocess(nodes, query_bundle, StoreAccess(self.vector_store))
+
+    async def _apostprocess_nodes(
+        self, nodes: list[NodeWithScore], query_bundle: QueryBundle | None = None
+    ) -> list[NodeWithScore]:
+        store = StoreAccess(self.vector_store, asyncio.get_running_loop())
+        return await asyncio.to_thread(self._postprocess, nodes, query_bundle, store)
+
+    def _postprocess(
+        self, nodes: list[NodeWithScore], query_bundle: QueryBundle | None, store: StoreAccess
+    ) -> list[NodeWithScore]:
+        if query_bundle is None:
             raise InputError("there is no query to rerank by; pass query_bundle or query_str")
+        if not query_bundle.query_str.strip():
+            raise EmptyTextError(f"the query is {query_bundle.query_str!r}; expected a question")
         dispatcher.event(
             ReRankStartEvent(
                 query=query_bundle, nodes=nodes, top_n=self.top_n, model_name=self.embed_model.model_name
@@ -106,7 +126,7 @@ class ListwiseRerank(BaseNodePostprocessor):
                 EventPayload.TOP_K: self.top_n,
             },
         ) as event:
-            result = self._rerank(nodes, query_bundle) if nodes else []
+            result = self._rerank(nodes, query_bundle, store) if nodes else []
             event.on_end(payload={EventPayload.NODES: result})
         dispatcher.event(ReRankEndEvent(nodes=result))
         return result
@@ -117,16 +137,18 @@ class ListwiseRerank(BaseNodePostprocessor):
         has_prompt = self.embed_model.profile.family.list_prompt != ""
         return self.method or ("listwise" if has_prompt else "late_interaction")
 
-    def _rerank(self, nodes: list[NodeWithScore], query: QueryBundle) -> list[NodeWithScore]:
+    def _rerank(
+        self, nodes: list[NodeWithScore], query: QueryBundle, store: StoreAccess
+    ) -> list[NodeWithScore]:
         candidates = sorted(nodes, key=lambda node: -(node.score or 0.0))
         self._check_fingerprints([candidate.node for candidate in candidates])
         score = self._score_list if self.chosen_method == "listwise" else self._score_tokens
         try:
-            scores, notes = score(candidates, query)
+            scores, notes = score(candidates, query, store)
         except ContextOverflowError as error:
             logger.warning("the first stage's order is kept: %s", error)
             kept = candidates[: self.top_n]
-            return [_with_score(each, each.score, {NOT_RERANKED: str(error)}) for each in kept]
+            return [_with_score(each, each.score, {SKIPPED: str(error)}) for each in kept]
         first = [candidate.score for candidate in candidates]
         final = scores
         if all(value is not None for value in first):
@@ -141,22 +163,22 @@ class ListwiseRerank(BaseNodePostprocessor):
         return HYBRID_WEIGHT if is_hybrid and self.chosen_method == "late_interaction" else DENSE_WEIGHT
 
     def _score_tokens(
-        self, candidates: Sequence[NodeWithScore], query: QueryBundle
+        self, candidates: Sequence[NodeWithScore], query: QueryBundle, store: StoreAccess
     ) -> tuple[Float[np.ndarray, " candidates"], list[dict[str, object]]]:
         found = score_candidates(
             self.embed_model,
             self.embed_model.embed_query_tokens(query.query_str),
             [candidate.node for candidate in candidates],
-            store=self.vector_store,
+            store=store,
         )
         notes: list[dict[str, object]] = [{TOKEN_SCORE: score, TOKENS_FROM: place} for score, place in found]
         return np.array([score for score, _ in found], dtype=np.float64), notes
 
     def _score_list(
-        self, candidates: Sequence[NodeWithScore], query: QueryBundle
+        self, candidates: Sequence[NodeWithScore], query: QueryBundle, store: StoreAccess
     ) -> tuple[Float[np.ndarray, " candidates"], list[dict[str, object]]]:
         check_list_prompt(self.embed_model.profile)
-        stored = fetch_vectors([each.node for each in candidates], self.embed_model, store=self.vector_store)
+        stored = fetch_vectors([each.node for each in candidates], self.embed_model, store=store)
         shown = candidates[: self.prompt_candidates]
         texts = [candidate.node.get_content(metadata_mode=MetadataMode.NONE) for candidate in shown]
         prompt = LIST_PROMPTS[self.embed_model.profile.family.list_prompt]
@@ -173,12 +195,17 @@ class ListwiseRerank(BaseNodePostprocessor):
         own = self.embed_model.fingerprint()
         for node in nodes:
             stamp = ChunkStamp.from_node(node)
-            if stamp is not None and stamp.fingerprint not in {own, None}:
+            if stamp is None or stamp.fingerprint == own:
+                continue
+            if stamp.fingerprint is None:
                 raise FingerprintMismatchError(
-                    f"node {node.node_id!r} has a vector of {stamp.fingerprint!r}; this reranker makes "
-                    f"{own!r}. "
-                    "Rerank with the embed_model that the collection was built with"
+                    f"node {node.node_id!r} was parsed to be embedded in its document, and its vector was "
+                    "made without it. Index it again with LateChunkingNodeParser(embed_model=...)"
                 )
+            raise FingerprintMismatchError(
+                f"node {node.node_id!r} has a vector of {stamp.fingerprint!r}; this reranker makes {own!r}. "
+                "Rerank with the embed_model that the collection was built with"
+            )
 
     def __getstate__(self) -> dict[str, Any]:
         # A store holds a connection or a folder lock: it stays in its process, like callbacks.

@@ -7,15 +7,14 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float
 from llama_index.core.schema import BaseNode
-from llama_index.core.vector_stores import SimpleVectorStore
-from llama_index.core.vector_stores.types import BasePydanticVectorStore
 
 from rag_embed.errors import DimensionMismatchError, MissingVectorError, NonFiniteError
 from rag_embed.llamaindex.embedding import ContextualEmbedding
+from rag_embed.llamaindex.store_access import StoreAccess
 
 
 def fetch_vectors(
-    nodes: Sequence[BaseNode], model: ContextualEmbedding, *, store: BasePydanticVectorStore | None
+    nodes: Sequence[BaseNode], model: ContextualEmbedding, *, store: StoreAccess
 ) -> Float[np.ndarray, "candidates dim"]:
     """Collect the vectors of nodes; what they do not carry comes out of the store in one call.
 
@@ -26,17 +25,11 @@ def fetch_vectors(
     """
     vectors = {node.node_id: node.embedding for node in nodes if node.embedding is not None}
     missing = [node.node_id for node in nodes if node.node_id not in vectors]
-    if missing and store is not None:
-        vectors.update(_ask(store, missing))
-    if absent := [node_id for node_id in missing if node_id not in vectors]:
+    vectors.update(store.get_vectors(missing))
+    if absent := [node for node in nodes if node.node_id not in vectors]:
         raise MissingVectorError(
-            f"{len(absent)} of {len(nodes)} candidates come without a vector, the first is {absent[0]!r}; "
-            + (
-                "pass ListwiseRerank(vector_store=...), or let the store return vectors"
-                if store is None
-                else "the vector store has none for them: index them again, or, if they are in a document "
-                "store only (as AutoMergingRetriever's parents are), use method='late_interaction'"
-            )
+            f"{len(absent)} of {len(nodes)} candidates come without a vector, the first is "
+            f"{absent[0].node_id!r}; {_advise(absent[0], store)}"
         )
     dim = model.dim or model.profile.dim
     if sizes := sorted({len(vector) for vector in vectors.values()} - {dim}):
@@ -50,9 +43,13 @@ def fetch_vectors(
     return stored
 
 
-def _ask(store: BasePydanticVectorStore, node_ids: list[str]) -> dict[str, list[float]]:
-    """Ask a store for the vectors that it has, in one call."""
-    if isinstance(store, SimpleVectorStore):  # keeps vectors and no nodes
-        return {i: store.get(i) for i in node_ids if i in store.data.embedding_dict}
-    found = store.get_nodes(node_ids=node_ids)
-    return {node.node_id: node.embedding for node in found if node.embedding is not None}
+def _advise(absent: BaseNode, store: StoreAccess) -> str:
+    if absent.child_nodes:
+        return (
+            "it is a parent that AutoMergingRetriever put in the place of its chunks, and the index holds "
+            "the chunks alone. Rerank what the retriever inside it finds, before merging, or add the parents to "
+            "the vector store too: LateChunkingNodeParser(embed_model=...) embeds them"
+        )
+    if not store.is_there:
+        return "pass ListwiseRerank(vector_store=...), or let the store return vectors"
+    return "the vector store has none for them: index them again"

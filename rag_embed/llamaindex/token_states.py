@@ -3,43 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
 
-import numpy as np
-from jaxtyping import Float
 from llama_index.core.schema import BaseNode
-from llama_index.core.vector_stores.types import (
-    BasePydanticVectorStore,
-    FilterOperator,
-    MetadataFilter,
-    MetadataFilters,
-)
 
 from rag_embed.errors import AlignmentError
 from rag_embed.late_interaction import TokenVectors
 from rag_embed.llamaindex.context import group_by_context
 from rag_embed.llamaindex.embedding import ContextualEmbedding
+from rag_embed.llamaindex.store_access import StoreAccess
 from rag_embed.max_sim import max_sim, to_units
 
 STORED, IN_DOCUMENT, ALONE = "stored", "read in its document", "read alone"
 
 
-@runtime_checkable
-class TokenStore(Protocol):
-    """A vector store that compares token vectors where they are."""
-
-    def score_tokens(
-        self, node_ids: Sequence[str], query_vectors: Float[np.ndarray, "query_tokens dim"]
-    ) -> dict[str, float]:
-        """MaxSim of those of the nodes that have token vectors."""
-
-
 def score_candidates(
-    model: ContextualEmbedding,
-    query_vectors: TokenVectors,
-    nodes: Sequence[BaseNode],
-    *,
-    store: BasePydanticVectorStore | None,
+    model: ContextualEmbedding, query_vectors: TokenVectors, nodes: Sequence[BaseNode], *, store: StoreAccess
 ) -> list[tuple[float, str]]:
     """Compare a query's tokens with those of each candidate.
 
@@ -53,22 +31,24 @@ def score_candidates(
     Returns:
         MaxSim of each candidate, and where its token vectors were from.
     """
-    ids = [node.node_id for node in nodes]
-    stored = store.score_tokens(ids, query_vectors) if isinstance(store, TokenStore) else {}
+    stored = store.score_tokens([node.node_id for node in nodes], query_vectors)
     missing = [node for node in nodes if node.node_id not in stored]
     read = _read(model, missing, store) if missing else {}
     return [
-        (stored[id_], STORED) if id_ in stored else (max_sim(query_vectors, read[id_][0]), read[id_][1])
-        for id_ in ids
+        (stored[node.node_id], STORED)
+        if node.node_id in stored
+        else (max_sim(query_vectors, read[node.node_id][0]), read[node.node_id][1])
+        for node in nodes
     ]
 
 
 def _read(
-    model: ContextualEmbedding, nodes: Sequence[BaseNode], store: BasePydanticVectorStore | None
+    model: ContextualEmbedding, nodes: Sequence[BaseNode], store: StoreAccess
 ) -> dict[str, tuple[TokenVectors, str]]:
     """Read the windows that hold the candidates, of documents that are whole; other candidates alone."""
     contexts, alone = group_by_context(nodes, need_stamps=False)
-    rows, _ = group_by_context(_fetch_documents(nodes, store), need_stamps=False)
+    documents = list(dict.fromkeys(node.ref_doc_id for node in nodes if node.ref_doc_id))
+    rows, _ = group_by_context(store.get_documents(documents), need_stamps=False)
     found: dict[str, tuple[TokenVectors, str]] = {}
     for context, members in contexts.items():
         wanted = [node for node, _ in members]
@@ -85,11 +65,3 @@ def _read(
         kept = model.read_tokens(alone)
         found |= {node.node_id: (to_units(each), ALONE) for node, each in zip(alone, kept, strict=True)}
     return found
-
-
-def _fetch_documents(nodes: Sequence[BaseNode], store: BasePydanticVectorStore | None) -> list[BaseNode]:
-    ids = list(dict.fromkeys(node.ref_doc_id for node in nodes if node.ref_doc_id))
-    if store is None or not ids or not store.stores_text:
-        return []
-    filters = [MetadataFilter(key="doc_id", value=ids, operator=FilterOperator.IN)]
-    return store.get_nodes(filters=MetadataFilters(filters=filters))

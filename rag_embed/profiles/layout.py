@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
 from rag_embed.errors import UnsupportedModelError
 from rag_embed.modes import Pooling
+from rag_embed.profiles.files import check_files, locate_inside, parse_json, read_json
 
 TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "sentencepiece.bpe.model", "spiece.model")
+_TOKENIZER_SETTINGS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 UNBOUNDED = 1_000_000  # tokenizers write 10**30 where they mean "no limit known"
 
 _POOLINGS: Mapping[str, Pooling] = {
@@ -33,6 +33,7 @@ class Layout:
         config: Its config.json.
         weights: Its safetensors files, in the order of their names.
         tokenizer: The files that decide how text is cut.
+        tokenizer_settings: What else loading a tokenizer reads.
         tokenizer_limit: The tokenizer's `model_max_length`.
         pooling: Which token states make a vector.
         is_unit_length: Whether a Normalize module stands at the end.
@@ -48,6 +49,7 @@ class Layout:
     config: Mapping[str, object]
     weights: tuple[Path, ...]
     tokenizer: tuple[Path, ...]
+    tokenizer_settings: tuple[Mapping[str, object], ...]
     tokenizer_limit: int
     pooling: Pooling | None
     is_unit_length: bool | None
@@ -66,12 +68,15 @@ def read_layout(root: Path) -> Layout:
         UnsupportedModelError: A file is missing or damaged, the weights are not safetensors, or the pooling
             is none that is known here.
     """
+    check_files(root)
     modules = _read_modules(root)
-    paths = {kind: root / path for kind, path in modules}
+    paths = {kind: locate_inside(root, path) for kind, path in modules}
     folder = paths.get("Transformer", root)
+    check_files(folder)
     config = read_json(folder / "config.json")
     settings = read_json(folder / "sentence_bert_config.json", default={})
     prompts = read_json(root / "config_sentence_transformers.json", default={})
+    tokenizer_settings = tuple(read_json(folder / name, default={}) for name in _TOKENIZER_SETTINGS)
     pooling = _read_pooling(paths["Pooling"], root.name) if "Pooling" in paths else None
     known = {"Transformer", "Pooling", "Normalize"}
     return Layout(
@@ -79,9 +84,8 @@ def read_layout(root: Path) -> Layout:
         config=config,
         weights=_list_weights(folder),
         tokenizer=_list_tokenizer(folder),
-        tokenizer_limit=as_int(
-            read_json(folder / "tokenizer_config.json", default={}).get("model_max_length"), UNBOUNDED
-        ),
+        tokenizer_settings=tokenizer_settings,
+        tokenizer_limit=as_int(tokenizer_settings[0].get("model_max_length"), UNBOUNDED),
         pooling=pooling,
         is_unit_length="Normalize" in paths if modules else None,
         other_modules=tuple(kind for kind, _ in modules if kind not in known),
@@ -93,30 +97,10 @@ def read_layout(root: Path) -> Layout:
     )
 
 
-def read_json(path: Path, default: Mapping[str, object] | None = None) -> Mapping[str, object]:
-    """Read a JSON object, or give the default if there is no such file."""
-    if not path.is_file():
-        if default is not None:
-            return default
-        raise UnsupportedModelError(
-            f"{path.name} is missing in {path.parent}; expected a whole checkpoint folder"
-        )
-    content = _parse(path)
-    if not isinstance(content, dict):
-        raise UnsupportedModelError(f"{path} holds {type(content).__name__}; expected a JSON object")
-    return content
-
-
 def as_int(value: object, default: int) -> int:
     """A positive number out of a config, or the default for what is absent or means "no limit"."""
-    return int(value) if isinstance(value, int) and 0 <= value < UNBOUNDED else default
-
-
-def _parse(path: Path) -> object:
-    try:
-        return cast("object", json.loads(path.read_text(encoding="utf-8")))
-    except ValueError as error:
-        raise UnsupportedModelError(f"{path} is not JSON: {error}; the checkpoint is damaged") from error
+    is_number = isinstance(value, int) and not isinstance(value, bool) and 0 <= value < UNBOUNDED
+    return int(value) if is_number else default  # type: ignore[call-overload]
 
 
 def _read_modules(root: Path) -> list[tuple[str, str]]:
@@ -124,7 +108,7 @@ def _read_modules(root: Path) -> list[tuple[str, str]]:
     path = root / "modules.json"
     if not path.is_file():
         return []
-    modules = _parse(path)
+    modules = parse_json(path)
     if not isinstance(modules, list) or not all(isinstance(module, dict) for module in modules):
         raise UnsupportedModelError(f"{path} is no list of modules; the checkpoint is damaged")
     return [(str(m.get("type", "")).rsplit(".", 1)[-1], str(m.get("path", ""))) for m in modules]
@@ -157,7 +141,7 @@ def _find_prompt(settings: Mapping[str, object], *names: str) -> str | None:
     if not isinstance(prompts, dict):
         return None
     for name in (*names, settings.get("default_prompt_name")):
-        if prompts.get(name) is not None:
+        if isinstance(name, str) and prompts.get(name) is not None:
             return str(prompts[name])
     return None
 
@@ -167,6 +151,11 @@ def _list_weights(folder: Path) -> tuple[Path, ...]:
     if index.is_file():
         shards = read_json(index).get("weight_map")
         names = sorted({str(name) for name in shards.values()}) if isinstance(shards, dict) else []
+        for name in names:
+            if locate_inside(folder, name).parent != folder:
+                raise UnsupportedModelError(
+                    f"{index} names a part {name!r} in a folder of its own; expected all parts beside it"
+                )
         if missing := [name for name in names if not (folder / name).is_file()]:
             raise UnsupportedModelError(
                 f"{missing[0]} is missing in {folder}, {len(missing)} of {len(names)} parts of the weights; "

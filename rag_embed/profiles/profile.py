@@ -10,7 +10,7 @@ from pathlib import Path
 
 from rag_embed.errors import UnsupportedModelError
 from rag_embed.modes import Pooling, Precision
-from rag_embed.profiles.digest import hash_files
+from rag_embed.profiles.digest import hash_files, hash_settings
 from rag_embed.profiles.families import GENERIC, find_family
 from rag_embed.profiles.family import Family
 from rag_embed.profiles.layout import Layout, as_int, read_layout
@@ -45,6 +45,8 @@ class Profile:
         folder: The checkpoint's files.
         weights_sha256: Digest of the weight files, in the order of their names.
         tokenizer_sha256: Digest of the files that decide how text is cut.
+        settings_sha256: Digest of what config.json and the tokenizer's settings say: layers, heads,
+            activation and all else that may decide a state.
         architecture: transformers' `model_type`, or the name of an own module.
         family: What is known of its family.
         dim: Size of a token state.
@@ -66,6 +68,7 @@ class Profile:
     folder: Path
     weights_sha256: str
     tokenizer_sha256: str
+    settings_sha256: str
     architecture: str
     family: Family
     dim: int
@@ -87,6 +90,8 @@ class Profile:
         parts = [
             self.weights_sha256,
             self.tokenizer_sha256,
+            self.settings_sha256,
+            self.max_tokens,
             self.pooling,
             self.is_causal,
             self.is_lowercased,
@@ -151,6 +156,7 @@ def read_profile(folder: Path, *, name: str) -> Profile:
         folder=layout.folder,
         weights_sha256=hash_files(layout.weights),
         tokenizer_sha256=hash_files(layout.tokenizer),
+        settings_sha256=hash_settings(config, *layout.tokenizer_settings),
         architecture=architecture,
         family=family,
         dim=dim,

@@ -1,8 +1,16 @@
 """Chunks in Qdrant: a server, the client's memory, or a folder served by an engine in this process."""
 
+from rag_embed.qdrant.integrity import IntegrityReport
 from rag_embed.qdrant.retry import RetryPolicy
 from rag_embed.qdrant.schema import CollectionSchema, CollectionSettings
 from rag_embed.qdrant.storage import VectorStorage
 from rag_embed.qdrant.store import QdrantChunkStore
 
-__all__ = ["CollectionSchema", "CollectionSettings", "QdrantChunkStore", "RetryPolicy", "VectorStorage"]
+__all__ = [
+    "CollectionSchema",
+    "CollectionSettings",
+    "IntegrityReport",
+    "QdrantChunkStore",
+    "RetryPolicy",
+    "VectorStorage",
+]

@@ -284,6 +284,6 @@ def _to_prefetch(search: Search) -> models.Prefetch | None:
         query=search.prefix_vector,
         using=search.prefix.name,
         filter=search.condition,
-        params=models.SearchParams(quantization=models.QuantizationSearchParams(rescore=False)),
+        params=search.prefix_params,
         limit=search.prefix_limit,
     )

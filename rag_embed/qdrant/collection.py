@@ -263,7 +263,7 @@ class Collection:
             )
             same = [p.id for p in stored[0] if bare[p.id] and self._stamp_of(p) == bare[p.id]]
             for point in await engine.retrieve(same, schema.vector_name, (TOKENS_NAME,)):
-                kept |= {point.id: tokens for tokens in point.others.values()}
+                kept.update(dict.fromkeys([point.id], point.others[TOKENS_NAME]) if point.others else {})
         check_tokens(points, frozenset(kept), self._name)
         return [
             replace(point, others={**point.others, TOKENS_NAME: kept[point.id]})

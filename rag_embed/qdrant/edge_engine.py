@@ -8,8 +8,6 @@ child process, because the engine keeps Python's lock for all of the seconds it 
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 import threading
 import time
 import weakref
@@ -22,6 +20,7 @@ from qdrant_client import models
 
 from rag_embed.errors import MissingExtraError, StoreError, StoreLockedError
 from rag_embed.qdrant.edge_folder import CollectionFile, EdgeFolder, merge_metadata
+from rag_embed.qdrant.integrity import IntegrityReport
 from rag_embed.qdrant.port import (
     CollectionInfo,
     PointId,
@@ -35,22 +34,19 @@ try:
     import qdrant_edge as edge
 
     from rag_embed.qdrant import edge_filters, edge_indexes, edge_models
+    from rag_embed.qdrant.edge_faults import engine_errors, name_unreadable
+    from rag_embed.qdrant.edge_ledger import PointLedger
+    from rag_embed.qdrant.edge_shard import WatchedShard, create_shard, load_shard
 except ImportError as error:
     raise MissingExtraError(
         f"path= needs the embedded Qdrant engine, which is not installed ({error}); "
         "pip install 'rag-embed[local]', or pass url= or client="
     ) from error
 
+_INSTEAD = ". Restore the folder from a copy, or move it away and index again"
+
 FLUSH_EVERY_S = 5.0
 """The period of a Qdrant server."""
-
-_OPTIMIZE = """
-import sys, qdrant_edge
-shard = qdrant_edge.EdgeShard.load(sys.argv[1])
-shard.optimize()
-shard.flush()
-shard.close()
-"""
 
 _opened: weakref.WeakValueDictionary[Path, EdgeEngine] = weakref.WeakValueDictionary()
 _opening = threading.Lock()
@@ -68,17 +64,17 @@ class EdgeEngine:
         self.writing = threading.RLock()
         """Held over the steps of one write; single operations of others come in between."""
         self._flushed_at = time.monotonic()
+        self._shard: WatchedShard | None = None
         self._folder = EdgeFolder(folder)
         self._release = weakref.finalize(self, self._folder.release)
+        self._ledger = PointLedger(folder)
         try:
-            self._file = self._folder.read()
-            if self._file is None:
-                self._folder.remove()  # what a crash during creation left
-            self._shard: edge.EdgeShard | None = None
-            if self._file is not None:
-                with self._engine_errors():
-                    self._shard = edge.EdgeShard.load(str(self._folder.shard))
+            with engine_errors(self.where, lambda found: found + _INSTEAD):
+                self._file = self._folder.read(self._ledger.record)
+                if self._file is not None:
+                    self._shard = load_shard(self._folder, self._ledger, self._file)
         except BaseException:
+            self._ledger.close()
             self._release()
             raise
 
@@ -90,11 +86,11 @@ class EdgeEngine:
                 return
             try:
                 if self._shard is not None and os.getpid() == self._process:
-                    with self._engine_errors():
-                        self._shard.flush()
+                    with engine_errors(self.where):
                         self._shard.close()
             finally:
                 self._shard = None
+                self._ledger.close()
                 _opened.pop(self._path, None)
                 self._release()
 
@@ -118,34 +114,32 @@ class EdgeEngine:
                 sparse=sorted(request.sparse_vectors or {}),
                 metadata=dict(request.metadata or {}),
             )
-            self._shard = edge.EdgeShard.create(str(self._folder.shard), edge_models.to_edge_config(request))
-            self._shard.flush()
-            self._folder.write(content)
+            config = edge_models.to_edge_config(request)
+            self._shard = create_shard(self._folder, self._ledger, content, config)
             self._file = content
 
     async def set_metadata(self, metadata: Mapping[str, object]) -> None:
         """Merge values into the collection's metadata."""
-        with self._held():
+        with self._held() as shard:
             if self._file is None:
                 raise StoreError(f"{self.where} holds no collection")
             content = self._file.model_copy(
                 update={"metadata": merge_metadata(self._file.metadata, metadata)}
             )
-            self._folder.write(content)
+            shard.write_record(content)
             self._file = content
 
     async def create_index(self, key: str, schema: models.PayloadFieldSchema) -> None:
         """Index a payload key."""
         with self._held() as shard:
-            shard.update(edge_models.to_edge_index(key, schema))
+            shard.index(key, edge_models.to_edge_schema(schema))
 
     async def drop(self) -> None:
         """Delete the collection, if it exists."""
         with self._held():
-            if self._shard is not None:
-                self._shard.close()
-            self._shard = self._file = None
-            self._folder.remove()
+            shard, self._shard, self._file = self._shard, None, None
+            if shard is not None:
+                shard.discard()
 
     async def upsert(
         self,
@@ -157,13 +151,12 @@ class EdgeEngine:
         """Insert or overwrite points; the write-ahead log has them when this returns."""
         batch = [edge_models.to_edge_point(point, vector_name, prefix) for point in points]
         with self._held() as shard:
-            only = edge_filters.to_edge_filter(condition) if condition else None
-            shard.update(edge.UpdateOperation.upsert_points(batch, condition=only))
+            shard.upsert(batch, edge_filters.to_edge_filter(condition) if condition else None)
 
     async def delete(self, condition: models.Filter) -> None:
-        """Delete the points that satisfy a condition."""
+        """Delete the points that satisfy a condition, readable or not."""
         with self._held() as shard:
-            shard.update(edge.UpdateOperation.delete_points_by_filter(edge_filters.to_edge_filter(condition)))
+            shard.delete(edge_filters.to_edge_filter(condition))
 
     async def flush(self) -> None:
         """Bring all that was written to disk, unless that was done within the last seconds.
@@ -173,7 +166,7 @@ class EdgeEngine:
         """
         with self._held() as shard:
             if time.monotonic() - self._flushed_at >= FLUSH_EVERY_S:
-                shard.flush()
+                shard.engine.flush()
                 self._flushed_at = time.monotonic()
 
     async def retrieve(
@@ -181,7 +174,7 @@ class EdgeEngine:
     ) -> list[StoredPoint]:
         """Fetch the vectors of those of the points that exist."""
         with self._held() as shard:
-            records = shard.retrieve(
+            records = shard.engine.retrieve(
                 [edge_filters.to_edge_id(id_) for id_ in ids],
                 with_payload=False,
                 with_vector=select_vectors(vector_name, others),
@@ -198,7 +191,7 @@ class EdgeEngine:
     ) -> tuple[list[StoredPoint], PointId | None]:
         """Fetch one page of points ordered by id, and where the next starts."""
         with self._held() as shard:
-            records, following = shard.scroll(
+            records, following = shard.engine.scroll(
                 edge.ScrollRequest(
                     offset=edge_filters.to_edge_id(offset) if offset is not None else None,
                     limit=limit,
@@ -215,7 +208,7 @@ class EdgeEngine:
         with self._held() as shard:
             if search.condition is not None:
                 edge_indexes.index_keys(shard, search.condition)
-            found = shard.query(edge_models.to_edge_query(search))
+            found = shard.engine.query(edge_models.to_edge_query(search))
             return [to_stored_point(point, search.vector_name, point.score) for point in found]
 
     async def search_legs(self, searches: Sequence[Search]) -> list[list[StoredPoint]]:
@@ -223,7 +216,7 @@ class EdgeEngine:
         with self._held() as shard:
             if searches[0].condition is not None:
                 edge_indexes.index_keys(shard, searches[0].condition)
-            replies = shard.query_batch(edge_models.to_edge_batch(searches))
+            replies = shard.engine.query_batch(edge_models.to_edge_batch(searches))
             return [
                 [to_stored_point(point, search.vector_name, point.score) for point in reply]
                 for search, reply in zip(searches, replies, strict=True)
@@ -233,31 +226,27 @@ class EdgeEngine:
         """Count points exactly."""
         with self._held() as shard:
             edge_filter = edge_filters.to_edge_filter(condition) if condition else None
-            return shard.count(edge.CountRequest(exact=True, filter=edge_filter))
+            return shard.engine.count(edge.CountRequest(exact=True, filter=edge_filter))
 
     def optimize(self) -> None:
         """Build the graph and drop deleted points, in a child process; other calls wait until it is done.
 
         Raises:
-            StoreError: The child failed; the collection is as it was.
+            StoreError: The child failed, or the disk has no room; the collection is as it was.
         """
         with self._held() as shard:
-            shard.flush()
-            shard.close()
-            self._shard = None
-            try:
-                command = [sys.executable, "-c", _OPTIMIZE, str(self._folder.shard)]
-                subprocess.run(command, check=True, capture_output=True, text=True)
-            except subprocess.CalledProcessError as error:
-                raise StoreError(f"{self.where}: optimizing failed: {error.stderr[-500:]}") from error
-            finally:
-                self._shard = edge.EdgeShard.load(str(self._folder.shard))
+            shard.optimize()
+
+    def check(self) -> IntegrityReport:
+        """Read everything and compare it with what was written; a collection that does not exist is sound."""
+        with self._held() as shard:
+            return IntegrityReport(0) if self._file is None else shard.check(self._file)
 
     def _indexed(self) -> frozenset[str]:
-        return frozenset(self._shard.info().payload_schema) if self._shard is not None else frozenset()
+        return frozenset(self._shard.engine.info().payload_schema) if self._shard else frozenset()
 
     @contextmanager
-    def _held(self) -> Iterator[edge.EdgeShard]:
+    def _held(self) -> Iterator[WatchedShard]:
         """Use the shard alone; without a collection there is no shard, and what needs one raises."""
         if os.getpid() != self._process:
             raise StoreLockedError(
@@ -267,17 +256,9 @@ class EdgeEngine:
         with self._lock:
             if not self._release.alive:
                 raise StoreError(f"{self.where} is closed; open another store")
-            with self._engine_errors():
-                yield cast("edge.EdgeShard", self._shard or _NoCollection(self.where))
-
-    @contextmanager
-    def _engine_errors(self) -> Iterator[None]:
-        try:
-            yield
-        except Exception as error:
-            if type(error) is not Exception:  # the engine raises nothing more specific
-                raise
-            raise StoreError(f"{self.where}: {error}") from error
+            shard = cast("WatchedShard", self._shard or _NoCollection(self.where))
+            with engine_errors(self.where, lambda found: name_unreadable(shard.engine, found)):
+                yield shard
 
 
 class _NoCollection:

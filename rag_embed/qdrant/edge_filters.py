@@ -5,13 +5,19 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from datetime import date, datetime, timezone
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import qdrant_edge as edge
 from qdrant_client import models
 
+from rag_embed.errors import UnsupportedQueryError
 from rag_embed.qdrant.port import PointId
+
+EdgeId: TypeAlias = int | uuid.UUID | str
+
+EXACT_NUMBERS = 2**53
+"""From here on several integers are one double."""
 
 _edge: Any = edge  # its stubs forget the condition on slices
 
@@ -27,7 +33,7 @@ def to_edge_filter(condition: models.Filter) -> edge.Filter:
     )
 
 
-def to_edge_id(id_: PointId | uuid.UUID) -> int | uuid.UUID:
+def to_edge_id(id_: PointId | uuid.UUID) -> EdgeId:
     """Translate the id of a point."""
     return uuid.UUID(id_) if isinstance(id_, str) else id_
 
@@ -65,6 +71,8 @@ def _condition(item: models.Condition) -> edge.ConditionType:
 
 
 def _field(item: models.FieldCondition) -> edge.FieldCondition:
+    if isinstance(item.range, models.Range):
+        _check_exact(item.key, item.range)
     return edge.FieldCondition(
         item.key,
         match=_match(item.match) if item.match else None,
@@ -105,6 +113,16 @@ def _range(bounds: models.Range | models.DatetimeRange) -> edge.RangeType:
     return edge.RangeDateTime(
         gte=_date(bounds.gte), gt=_date(bounds.gt), lte=_date(bounds.lte), lt=_date(bounds.lt)
     )
+
+
+def _check_exact(key: str, bounds: models.Range) -> None:
+    """Refuse bounds next to which the engine, comparing doubles, takes different integers for one."""
+    given = (bounds.gte, bounds.gt, bounds.lte, bounds.lt)
+    if any(bound is not None and abs(bound) >= EXACT_NUMBERS for bound in given):
+        raise UnsupportedQueryError(
+            f"the embedded engine compares {key!r} as doubles, which cannot tell integers from 2**53 on "
+            "apart; expected bounds below that. Store such numbers as text, or use a server"
+        )
 
 
 def _date(value: datetime | date | None) -> str | None:

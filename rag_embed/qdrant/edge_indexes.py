@@ -11,7 +11,8 @@ from collections.abc import Iterator
 import qdrant_edge as edge
 from qdrant_client import models
 
-from rag_embed.qdrant.edge_models import to_edge_index
+from rag_embed.qdrant.edge_models import to_edge_schema
+from rag_embed.qdrant.edge_shard import WatchedShard
 
 INDEX_FROM_POINTS = 2_000
 """Below this a filter reads the payloads in a few milliseconds anyway."""
@@ -29,18 +30,18 @@ _WRONG_INDEXES = {
 """An index of dates hides numbers under the same key, and the other way round; the others hide nothing."""
 
 
-def index_keys(shard: edge.EdgeShard, condition: models.Filter) -> None:
+def index_keys(shard: WatchedShard, condition: models.Filter) -> None:
     """Index the keys that a filter reads and that have no index, or one that hides what it looks for."""
-    if shard.info().points_count < INDEX_FROM_POINTS:
+    if shard.engine.info().points_count < INDEX_FROM_POINTS:
         return
     for key, kinds in _kinds_by_key(condition).items():
-        index = shard.info().payload_schema.get(key)
+        index = shard.engine.info().payload_schema.get(key)
         if index is not None and index.data_type not in _WRONG_INDEXES.get(kinds, ()):
             continue
-        if index is not None:
-            shard.update(edge.UpdateOperation.delete_field_index(key))
         if len(kinds) == 1:
-            shard.update(to_edge_index(key, *kinds))
+            shard.index(key, to_edge_schema(*kinds))
+        elif index is not None:
+            shard.unindex(key)
 
 
 def _kinds_by_key(condition: models.Filter) -> dict[str, frozenset[models.PayloadSchemaType]]:
@@ -50,10 +51,10 @@ def _kinds_by_key(condition: models.Filter) -> dict[str, frozenset[models.Payloa
         if isinstance(item, models.IsEmptyCondition):
             kinds.setdefault(item.is_empty.key, frozenset())
         elif isinstance(item, models.FieldCondition):
+            # A text index takes all the values of a list for one text, so it would change the answer; what
+            # only `qdrant_filters` asks for is evaluated on the payload.
             if isinstance(item.match, models.MatchValue | models.MatchAny | models.MatchExcept):
                 kind = models.PayloadSchemaType.KEYWORD
-            elif isinstance(item.match, models.MatchText):
-                kind = models.PayloadSchemaType.TEXT
             elif isinstance(item.range, models.Range):
                 kind = models.PayloadSchemaType.FLOAT
             elif isinstance(item.range, models.DatetimeRange):

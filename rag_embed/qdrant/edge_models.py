@@ -71,13 +71,14 @@ def to_edge_config(request: models.CreateCollection) -> edge.EdgeConfig:
     )
 
 
-def to_edge_index(key: str, schema: models.PayloadFieldSchema) -> edge.UpdateOperation:
-    """Build the operation that indexes a payload key."""
+def to_edge_schema(
+    schema: models.PayloadFieldSchema,
+) -> edge.PayloadSchemaType | edge.PayloadSchemaParams:
+    """Translate how a payload key is indexed."""
     if isinstance(schema, models.KeywordIndexParams):
-        params = edge.KeywordIndexParams(is_tenant=schema.is_tenant, on_disk=schema.on_disk)
-        return edge.UpdateOperation.create_field_index(key, params)
+        return edge.KeywordIndexParams(is_tenant=schema.is_tenant, on_disk=schema.on_disk)
     kind = schema if isinstance(schema, models.PayloadSchemaType) else schema.type
-    return edge.UpdateOperation.create_field_index(key, _KINDS[models.PayloadSchemaType(kind.value)])
+    return _KINDS[models.PayloadSchemaType(kind.value)]
 
 
 def to_edge_point(point: StoredPoint, vector_name: str, prefix: VectorPrefix | None) -> edge.Point:
@@ -150,7 +151,7 @@ def _prefix_stage(search: Search) -> list[edge.Prefetch] | None:
         edge.Prefetch(
             limit=search.prefix_limit,
             query=edge.Query.Nearest(search.prefix_vector, using=search.prefix.name),
-            params=edge.SearchParams(quantization=edge.QuantizationSearchParams(rescore=False)),
+            params=_search_params(search.prefix_params),
             filter=to_edge_filter(search.condition) if search.condition else None,
         )
     ]

@@ -192,8 +192,8 @@ def _is_any(key: str, values: Sequence[Value]) -> Condition:
     strings = [value for value in values if isinstance(value, str)]
     switches = {_SWITCHES[value] for value in values if isinstance(value, bool | str) and value in _SWITCHES}
     values = [value for value in values if not isinstance(value, bool)]
-    # As a range a number also finds payloads of the other type; past 2**53 an integer would find neighbours.
-    large = [value for value in values if isinstance(value, int) and abs(value) > _EXACT_INTEGERS]
+    # As a range a number also finds payloads of the other type; an integer from 2**53 on, its neighbours.
+    large = [value for value in values if isinstance(value, int) and abs(value) >= _EXACT_INTEGERS]
     numbers = [float(value) for value in values if not isinstance(value, str) and value not in large]
     options: list[Condition] = []
     if strings:

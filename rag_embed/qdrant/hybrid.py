@@ -1,8 +1,8 @@
 """Hybrid search: candidates by vectors and by words, each scored by every leg, one ranking.
 
-One request: every leg finds its candidates, and the engine scores the candidates of all legs by each leg. So no
-score has to be guessed for what one leg alone has found, and how far the scores of each leg spread can be seen
-over the same candidates (`fusion.py`).
+One request: every leg finds its candidates, and the engine scores the candidates of all legs by each leg. So
+no score has to be guessed for what one leg alone has found, and how far the scores of each leg spread can be
+seen over the same candidates (`fusion.py`).
 """
 
 from __future__ import annotations
@@ -142,8 +142,8 @@ def _to_token_search(
     units = to_units(np.atleast_2d(np.asarray(tokens, dtype=np.float32)))
     if not units.size or not np.isfinite(units).all():
         raise InputError(
-            f"query_tokens has the shape {units.shape} and finite numbers only: {bool(np.isfinite(units).all())}; "
-            "expected a row for each token, as ContextualEmbedding.embed_query_tokens gives"
+            f"query_tokens has the shape {units.shape}, or numbers that are not finite; expected a row for "
+            "each token, as ContextualEmbedding.embed_query_tokens gives"
         )
     return Search(units.tolist(), TOKENS_NAME, limit, condition)
 
@@ -157,8 +157,8 @@ def _to_words(query: VectorStoreQuery, schema: CollectionSchema) -> models.Spars
         )
     if not (query.query_str or "").strip():
         raise InputError(
-            f"query mode {query.mode.name} has query_str={query.query_str!r}; expected the question, whose words "
-            "are looked for"
+            f"query mode {query.mode.name} has query_str={query.query_str!r}; expected the question, whose "
+            "words are looked for"
         )
     return schema.legs.lexical.to_query(query.query_str or "")
 

@@ -1,4 +1,4 @@
-"""What a collection keeps beside the dense vector: words as a sparse vector, token vectors as a multivector."""
+"""What a collection keeps beside the dense vector: words (sparse) and token vectors (a multivector)."""
 
 from __future__ import annotations
 
@@ -80,9 +80,9 @@ class Legs:
             asked, found = getattr(wanted, name), getattr(self, name)
             if asked is not None and asked != found:
                 raise StoreError(
-                    f"collection {collection_name!r} keeps {self}; the store was opened for {name}={asked}. Open "
-                    f"it without {name}=, which takes what is there; to change it, clear() the collection, or "
-                    "name another, and index again"
+                    f"collection {collection_name!r} keeps {self}; the store was opened for {name}={asked}. "
+                    f"Open it without {name}=, which takes what is there; to change it, clear() the "
+                    "collection, or name another, and index again"
                 )
 
     def to_vectors(self, token_dim: int) -> dict[str, models.VectorParams]:
@@ -127,6 +127,9 @@ class Legs:
         return vectors
 
 
+NO_LEGS = Legs()
+
+
 def read_token_dim(nodes: Sequence[BaseNode]) -> int:
     """Size of the nodes' token vectors; 0 if none has any.
 
@@ -136,8 +139,8 @@ def read_token_dim(nodes: Sequence[BaseNode]) -> int:
     sizes = {kept.shape[1] for node in nodes if (kept := tokens_of(node)) is not None}
     if len(sizes) > 1:
         raise DimensionMismatchError(
-            f"the nodes' token vectors have {sorted(sizes)} numbers; expected one size. Embed all of them with one "
-            "model"
+            f"the nodes' token vectors have {sorted(sizes)} numbers; expected one size. Embed all of them "
+            "with one model"
         )
     return sizes.pop() if sizes else 0
 
@@ -156,8 +159,8 @@ def check_tokens(points: Sequence[StoredPoint], have_tokens: frozenset[object], 
     bare = [point for point in points if TOKENS_NAME not in point.others and point.id not in have_tokens]
     if bare:
         raise MissingVectorError(
-            f"{len(bare)} of {len(points)} nodes (first point: {bare[0].id}) come without token vectors, which "
-            f"collection {collection_name!r} keeps; expected what ContextualEmbedding makes with strategy 'late' or "
-            "'blend'. An IngestionPipeline's cache keeps JSON and loses them: run it with disable_cache=True, or "
-            "clear the cache"
+            f"{len(bare)} of {len(points)} nodes (first point: {bare[0].id}) come without token vectors, "
+            f"which collection {collection_name!r} keeps; expected what ContextualEmbedding makes with "
+            "strategy 'late' or 'blend'. An IngestionPipeline's cache keeps JSON and loses them: run it with "
+            "disable_cache=True, or clear the cache"
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -14,6 +14,7 @@ from rag_embed.errors import StoreError
 from rag_embed.qdrant.client_engine import ClientEngine
 from rag_embed.qdrant.collection import Collection
 from rag_embed.qdrant.connect import BlockingEngine, Connection
+from rag_embed.qdrant.integrity import IntegrityReport, check_points
 from rag_embed.qdrant.port import Engine, run_blocking
 from rag_embed.qdrant.schema import CollectionSchema
 from rag_embed.qdrant.secrecy import KEY_VARIABLE, without_secrets
@@ -40,6 +41,15 @@ class StoreLifecycle:
         """Do what `info` does, awaiting."""
         return await self._arun(self._collection.read_schema)
 
+    def read_metadata(self) -> dict[str, object]:
+        """Read what is written about the collection as a whole; empty if it does not exist."""
+        found = self._run(lambda engine: engine.describe())
+        return dict(found.metadata) if found is not None else {}
+
+    def update_metadata(self, values: Mapping[str, object]) -> None:
+        """Write something about the collection, beside what is there already under other names."""
+        self._write(lambda engine: engine.set_metadata(values))
+
     def optimize(self) -> None:
         """Build the search graph of an embedded folder and drop what was deleted; servers do so unasked.
 
@@ -48,6 +58,24 @@ class StoreLifecycle:
         engine = self._engine()
         if not isinstance(engine, ClientEngine):
             engine.optimize()
+
+    def check(self) -> IntegrityReport:
+        """Read everything that is stored and compare it with what was written.
+
+        An embedded folder is compared with its ledger, point by point, and its payload indexes are made anew;
+        of a server and of memory everything is read and counted.
+
+        Returns:
+            What is wrong, and which documents to index again.
+        """
+        engine = self._engine()
+        return engine.check() if not isinstance(engine, ClientEngine) else self._run(self._check)
+
+    async def acheck(self) -> IntegrityReport:
+        """Do what `check` does, awaiting."""
+        if self._is_closed or self._connection.for_loop() is None:
+            return await asyncio.to_thread(self.check)
+        return await self._arun(self._check)
 
     def close(self) -> None:
         """Free the folder or the connections; the store cannot be used afterwards."""
@@ -90,6 +118,10 @@ class StoreLifecycle:
         api_key = os.environ.get(KEY_VARIABLE) if state["has_api_key"] else None
         # BaseComponent would swallow a StoreLockedError and leave a store that does not work.
         self.__init__(**state["__dict__"], api_key=api_key)  # type: ignore[misc]
+
+    async def _check(self, engine: Engine) -> IntegrityReport:
+        schema = await self._collection.read_schema(engine)
+        return IntegrityReport(0) if schema is None else await check_points(engine, schema.vector_name)
 
     def _engine(self) -> BlockingEngine:
         if self._is_closed:

@@ -16,8 +16,8 @@ from rag_embed.qdrant.schema import CollectionSettings
 _SAME = {"dense_vector_name": "vector_name", "client_kwargs": "client_options"}
 _SETTINGS = ("quantization_config", "shard_number", "replication_factor", "write_consistency_factor")
 _SPARSE = (
-    "lexical= keeps the words of each chunk by Qdrant's BM25 (True, a language, or a LexicalForm), and fusion is "
-    "chosen by the query; leave it out"
+    "lexical= keeps the words of each chunk by Qdrant's BM25 (True, a language, or a LexicalForm), and "
+    "fusion is chosen by the query; leave it out"
 )
 _BM25 = ("qdrant/bm25",)
 _SHARDS = "shards by key are left to the server; give tenants their own part of the graph by tenant_key="
@@ -49,13 +49,13 @@ def translate_fields(fields: Mapping[str, Any], known: Collection[str]) -> dict[
     """Bring a constructor's arguments to this store's names.
 
     Args:
-        fields: As given.
+        fields: As given; None counts as not given.
         known: Names of this store.
 
     Raises:
         InputError: An argument that would have no effect, or one thing said twice.
     """
-    ours = {name: value for name, value in fields.items() if name in known}
+    ours = {name: value for name, value in fields.items() if name in known and value is not None}
     if isinstance(ours.get("payload_indexes"), list):
         ours["payload_indexes"] = _read_indexes(ours["payload_indexes"])
     for name, value in fields.items():
@@ -63,13 +63,17 @@ def translate_fields(fields: Mapping[str, Any], known: Collection[str]) -> dict[
             continue
         if name in _SAME:
             _put(ours, _SAME[name], value, name)
-        elif name in ("enable_hybrid", "enable_native_bm25") and value is True:
-            ours.setdefault("lexical", True)
-        elif name in ("fastembed_sparse_model", "native_bm25_model") and str(value).lower() in _BM25:
+        elif (name in ("enable_hybrid", "enable_native_bm25") and value is True) or (
+            name in ("fastembed_sparse_model", "native_bm25_model") and str(value).lower() in _BM25
+        ):
             ours.setdefault("lexical", True)
         elif name == "bm25_config":
             ours["lexical"] = _read_bm25(value)
         elif name == "max_retries":
+            if not isinstance(value, int):
+                raise InputError(
+                    f"max_retries is {value!r}; expected a whole number, or retry=RetryPolicy(...)"
+                )
             _put(ours, "retry", RetryPolicy(attempts=max(1, value)), name)
         elif name in (*_SETTINGS, "dense_config"):
             ours["settings"] = _add_settings(ours.get("settings"), name, value)

@@ -127,6 +127,13 @@ class Search:
         return math.ceil((self.oversampling or 1.0) * max(self.limit, self.candidates))
 
     @property
+    def prefix_params(self) -> models.SearchParams:
+        """Parameters of the search by the prefix, whose candidates need no rescoring."""
+        params = self.params or models.SearchParams()
+        unrescored = models.QuantizationSearchParams(rescore=False)
+        return params.model_copy(update={"quantization": params.quantization or unrescored})
+
+    @property
     def search_params(self) -> models.SearchParams | None:
         """Parameters of the search: quantized vectors find candidates, whole ones order them."""
         if self.oversampling is None or self.prefix is not None:

@@ -85,7 +85,7 @@ def check_query(query: VectorStoreQuery, options: Mapping[str, object]) -> None:
 
 
 def to_query_condition(query: VectorStoreQuery, options: Mapping[str, object]) -> models.Filter | None:
-    """Say which chunks may be found: by ids, documents, filters and `qdrant_filters`, all of which must hold."""
+    """Say which chunks may be found: by ids, documents and filters of both kinds, all of which must hold."""
     return all_of(
         # VectorStoreIndex.as_retriever passes [] for "any node"; an empty list of documents means none.
         has_node_ids(query.node_ids) if query.node_ids else None,
@@ -137,8 +137,8 @@ def _check_mode(mode: VectorStoreQueryMode) -> None:
     if mode not in MODES:
         known = ", ".join(mode.name for mode in MODES)
         raise UnsupportedQueryError(
-            f"query mode {mode.name} ({mode.value!r}) is not supported; expected one of {known}. HYBRID finds by "
-            "meaning and by words"
+            f"query mode {mode.name} ({mode.value!r}) is not supported; expected one of {known}. HYBRID finds "
+            "by meaning and by words"
         )
 
 

@@ -31,8 +31,8 @@ class StoreReading(StoreLifecycle):
         """Find chunks by meaning, by words, or by both.
 
         Args:
-            query: Mode DEFAULT or MMR (by the vector), SPARSE or TEXT_SEARCH (by the question's words), HYBRID
-                (by both, `alpha` being the share of the vector; `sparse_top_k` are the candidates of the
+            query: Mode DEFAULT or MMR (by the vector), SPARSE or TEXT_SEARCH (by the question's words), or
+                HYBRID (by both, `alpha` being the share of the vector; `sparse_top_k` are the candidates of the
                 words, `hybrid_top_k` the results). node_ids, doc_ids and filters must all be met.
             kwargs: LlamaIndex's `vector_store_kwargs`: qdrant_filters (a qdrant_client.models.Filter that
                 must hold as well), search_params (a models.SearchParams), mmr_threshold (1 relevant, 0

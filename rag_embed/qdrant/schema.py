@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from qdrant_client import models
 
 from rag_embed.errors import DimensionMismatchError, FingerprintMismatchError, InputError, StoreError
-from rag_embed.qdrant.legs import Legs
+from rag_embed.qdrant.legs import NO_LEGS, Legs
 from rag_embed.qdrant.points import point_to_node
 from rag_embed.qdrant.port import CollectionInfo, StoredPoint, VectorPrefix
 from rag_embed.qdrant.storage import (
@@ -110,8 +110,8 @@ class CollectionSettings(BaseModel):
         vectors = storage.to_vectors(vector_name, plain) if storage else {vector_name: plain}
         if legs.names and not vector_name:
             raise InputError(
-                f"vector_name is '' and the collection is to keep {legs}; expected a name, which vectors beside "
-                "others must have. Leave vector_name out"
+                f"vector_name is '' and the collection is to keep {legs}; expected a name, which vectors "
+                "beside others must have. Leave vector_name out"
             )
         vectors |= legs.to_vectors(token_dim)
         return models.CreateCollection(
@@ -154,7 +154,7 @@ class CollectionSchema:
     encoding: str = "float32"
     prefix: VectorPrefix | None = None
     oversampling: float | None = None
-    legs: Legs = Legs()
+    legs: Legs = NO_LEGS
     others: tuple[str, ...] = ()
 
     @property
