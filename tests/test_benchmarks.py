@@ -179,6 +179,22 @@ def run_quick(script, folder, *words):
     return result["results"]
 
 
+def test_hybrid_runs_and_keeps_vectors(tiny_sets, monkeypatch):
+    from benchmarks import hybrid
+
+    monkeypatch.setattr(hybrid, "CACHE", tiny_sets)
+    first = run_quick(hybrid, tiny_sets, "--sets", "cuad_small")
+    vectors = tiny_sets / "vectors" / "vectors.sqlite"
+    kept = vectors.read_bytes()
+    assert run_quick(hybrid, tiny_sets, "--sets", "cuad_small") == first
+    assert vectors.read_bytes() == kept
+    rows = {row["arm"]: row for row in first["cuad_small"]["rows"]}
+    assert all(0 <= row["nDCG@10"] <= 1 and 0 <= row["R@10"] <= 1 for row in rows.values())
+    # Two contracts that differ in the party's number: words know it.
+    assert rows["bm25"]["nDCG@10"] == 1
+    assert rows["hybrid (one pass)"]["nDCG@10 over isolated"][0] >= 0
+
+
 def test_precision_runs(tiny_sets, monkeypatch):
     from benchmarks import precision
 
