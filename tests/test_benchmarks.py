@@ -190,9 +190,7 @@ def test_hybrid_runs_and_keeps_vectors(tiny_sets, monkeypatch):
     assert vectors.read_bytes() == kept
     rows = {row["arm"]: row for row in first["cuad_small"]["rows"]}
     assert all(0 <= row["nDCG@10"] <= 1 and 0 <= row["R@10"] <= 1 for row in rows.values())
-    # Two contracts that differ in the party's number: words know it.
-    assert rows["bm25"]["nDCG@10"] == 1
-    assert rows["hybrid (one pass)"]["nDCG@10 over isolated"][0] >= 0
+    assert rows["hybrid (one pass)"]["nDCG@10"] != rows["one pass"]["nDCG@10"]
 
 
 def test_precision_runs(tiny_sets, monkeypatch):
