@@ -16,7 +16,7 @@ SCRIPTS = (
     "adaptation",
     "filters",
     "filter_ablation",
-    "retrieval",
+    "hybrid",
     "negation",
     "precision",
     "short_documents",

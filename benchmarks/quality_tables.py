@@ -35,6 +35,61 @@ def context_arms(result: Result) -> str:
     return make_table(["nDCG@10 / R@10", *sets], rows)
 
 
+HYBRID_COLUMNS = {
+    "isolated": "isolated",
+    "title + isolated": "title + isolated",
+    "bm25": "BM25",
+    "title + bm25": "title + BM25",
+    "dense default (two passes)": "dense default",
+    "hybrid (one pass)": "hybrid",
+    "hybrid + late interaction": "hybrid + late interaction",
+}
+"""Arms of the first table, and what they are called there."""
+
+
+def hybrid(result: Result) -> str:
+    """nDCG@10 in points on every set; the best of a set is bold, and hybrid's losses to others show."""
+    rows, sums = [], dict.fromkeys(HYBRID_COLUMNS, 0.0)
+    sets = result["results"]
+    for name, entry in sets.items():
+        scores = _hybrid_scores(entry)
+        best = max(scores.values())
+        shown = {arm: f"**{value}**" if value == best else f"{value}" for arm, value in scores.items()}
+        rows.append([name, f"{entry['queries']:,}", *(shown.get(arm, "–") for arm in HYBRID_COLUMNS)])
+        for arm in sums:
+            # Without titles, an arm with titles is the one without.
+            sums[arm] += scores[arm] if arm in scores else scores[arm.removeprefix("title + ")]
+    means = [f"{total / len(sets):.1f}" for total in sums.values()]
+    queries = sum(entry["queries"] for entry in sets.values())
+    header = ["nDCG@10", "queries", *HYBRID_COLUMNS.values()]
+    return make_table(header, [*rows, ["mean over sets", f"{queries:,}", *means]])
+
+
+def _hybrid_scores(entry: Mapping[str, Any]) -> dict[str, float]:
+    found = {row["arm"]: round(100 * row["nDCG@10"], 1) for row in entry["rows"]}
+    return {arm: found[arm] for arm in HYBRID_COLUMNS if arm in found}
+
+
+def hybrid_gains(result: Result) -> str:
+    """What hybrid search gains and loses against each rival, and what late interaction adds to it."""
+    searched, reordered = "hybrid (one pass)", "hybrid + late interaction"
+    rivals = [arm for arm in HYBRID_COLUMNS if arm not in {searched, reordered}]
+    header = [
+        "nDCG@10",
+        "hybrid",
+        *(f"over {HYBRID_COLUMNS[arm]}" for arm in rivals),
+        "late interaction adds",
+    ]
+    rows = []
+    for name, entry in result["results"].items():
+        found = {row["arm"]: row for row in entry["rows"]}
+        losses = (_difference(found.get(arm), searched, is_reversed=True) for arm in rivals)
+        rows.append(
+            [name, f"{found[searched]['nDCG@10']:.3f}", *losses, _difference(found.get(reordered), searched)]
+        )
+    return make_table(header, rows)
+
+
 def seeds(result: Result) -> str:
     """nDCG@10 of adapters from several seeds of one recipe."""
     sets = result["results"]
@@ -98,68 +153,6 @@ def adaptation(result: Result) -> str:
     return make_table(header, rows)
 
 
-def retrieval(result: Result) -> str:
-    """nDCG@10 of isolated chunks on every set, and what other strategies add."""
-    arms = ["late", "blend 0.5", "title + isolated", "title + late", "title + blend 0.5"]
-    rows = [
-        [name, f"{entry['rows'][0]['ndcg_10']:.3f}", *(_gain(entry, arm) for arm in arms)]
-        for name, entry in result["results"].items()
-    ]
-    return make_table(["nDCG@10", "isolated", *arms], rows)
-
-
-def rerank(result: Result) -> str:
-    """nDCG@10 of the blend on every set, and what rerankers add."""
-    arms = [
-        "feedback 3 x 0.3",
-        "E2Rank prompt, weight 0.5",
-        "query in context, weight 0.5",
-        "query in context, weight 1.0",
-    ]
-    rows = []
-    for name, entry in result["results"].items():
-        first = next(row["baseline"] for row in reversed(entry["rows"]))
-        score = next(row["ndcg_10"] for row in entry["rows"] if row["arm"] == first)
-        rows.append([name, f"{score:.3f} ({first})", *(_gain(entry, f"{first} → {arm}") for arm in arms)])
-    return make_table(["nDCG@10", "first stage", *arms], rows)
-
-
-def retrieval_arms(result: Result) -> str:
-    """nDCG@10 of every arm on every set; arrows where the interval of the difference leaves out zero."""
-    sets = result["results"]
-    cells = {
-        (row["arm"].replace("title + blend 0.5 →", "blend 0.5 →"), name): _marked(row)
-        for name, entry in sets.items()
-        for row in entry["rows"]
-    }
-    arms = dict.fromkeys(arm for arm, _ in cells)
-    return make_table(["nDCG@10", *sets], [[arm, *(cells.get((arm, n), "–") for n in sets)] for arm in arms])
-
-
-def retrieval_details(result: Result) -> str:
-    """Both measures with their intervals, a table per set."""
-    parts = []
-    for name, entry in result["results"].items():
-        rows = [
-            [
-                row["arm"],
-                row["n"],
-                f"{row['ndcg_10']:.3f}",
-                format_interval(row["ndcg_10_difference"], 3, is_signed=True),
-                f"{row['recall_10']:.3f}",
-                format_interval(row["recall_10_difference"], 3, is_signed=True),
-            ]
-            for row in entry["rows"]
-        ]
-        scope = "ranked inside the right document" if entry["is_within_document"] else "all chunks compete"
-        parts.append(
-            f"### {name}\n\n{entry['documents']} documents, {entry['chunks']:,} chunks, "
-            f"{entry['queries']:,} queries; {scope}.\n\n"
-            + make_table(["", "n", "nDCG@10", "difference", "Recall@10", "difference"], rows)
-        )
-    return "\n\n".join(parts)
-
-
 def negation(result: Result) -> str:
     """The error rate next to the published one."""
     rate = [100 * value for value in result["results"]["error_rate"]]
@@ -170,20 +163,15 @@ def negation(result: Result) -> str:
     return make_table(["denial nearer than paraphrase", "triplets", "% of triplets"], rows)
 
 
-def _difference(row: Mapping[str, Any] | None, baseline: str) -> str:
+def _difference(row: Mapping[str, Any] | None, baseline: str, *, is_reversed: bool = False) -> str:
+    """The arm over the baseline, or the baseline over the arm."""
     values = (row or {}).get(f"nDCG@10 over {baseline}")
-    return format_interval(values, 3, is_signed=True) if values else "–"
-
-
-def _gain(entry: Mapping[str, Any], arm: str) -> str:
-    row = next((row for row in entry["rows"] if row["arm"] == arm), None)
-    return format_interval(row["ndcg_10_difference"], 3, is_signed=True) if row else "–"
-
-
-def _marked(row: Mapping[str, Any]) -> str:
-    _, low, high = row["ndcg_10_difference"]
-    mark = " ▲" if low > 0 else " ▼" if high < 0 else ""
-    return f"{row['ndcg_10']:.3f}{mark}"
+    if not values:
+        return "–"
+    if is_reversed:
+        mean, low, high = (0.0 - value for value in values)
+        values = [mean, high, low]
+    return format_interval(values, 3, is_signed=True)
 
 
 def mteb_agreement(result: Result) -> str:

@@ -145,6 +145,9 @@ TABLES: Mapping[str, tuple[str, Callable[[Result], str]]] = {
     "seams": ("seams", seams),
     "store": ("store", store),
     "quantised": ("quantised", quantised),
+    "hybrid": ("hybrid", quality.hybrid),
+    "hybrid_gains": ("hybrid", quality.hybrid_gains),
+    "hybrid_arms": ("hybrid", quality.context_arms),
     "context": ("context", quality.context),
     "context_arms": ("context", quality.context_arms),
     "seeds": ("context", quality.seeds),
@@ -154,10 +157,6 @@ TABLES: Mapping[str, tuple[str, Callable[[Result], str]]] = {
     "precision": ("precision", quality.precision),
     "short_documents": ("short_documents", short_documents),
     "filters": ("filters", quality.filters),
-    "retrieval": ("retrieval", quality.retrieval),
-    "rerank": ("retrieval", quality.rerank),
-    "retrieval_arms": ("retrieval", quality.retrieval_arms),
-    "retrieval_details": ("retrieval", quality.retrieval_details),
 }
 """Result file and renderer of each table."""
 

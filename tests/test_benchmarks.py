@@ -179,18 +179,18 @@ def run_quick(script, folder, *words):
     return result["results"]
 
 
-def test_retrieval_runs_and_keeps_vectors(tiny_sets, monkeypatch):
-    retrieval = pytest.importorskip(
-        "benchmarks.retrieval", reason="needs the extra bench", exc_type=ImportError
-    )
-    monkeypatch.setattr(retrieval, "CACHE", tiny_sets)
-    first = run_quick(retrieval, tiny_sets, "--sets", "cuad_small", "medquad_train")
-    files = {path: path.stat().st_mtime_ns for path in (tiny_sets / "vectors").iterdir()}
-    assert run_quick(retrieval, tiny_sets, "--sets", "cuad_small") == first
-    assert files == {path: path.stat().st_mtime_ns for path in (tiny_sets / "vectors").iterdir()}
+def test_hybrid_runs_and_keeps_vectors(tiny_sets, monkeypatch):
+    from benchmarks import hybrid
+
+    monkeypatch.setattr(hybrid, "CACHE", tiny_sets)
+    first = run_quick(hybrid, tiny_sets, "--sets", "cuad_small")
+    vectors = tiny_sets / "vectors" / "vectors.sqlite"
+    kept = vectors.read_bytes()
+    assert run_quick(hybrid, tiny_sets, "--sets", "cuad_small") == first
+    assert vectors.read_bytes() == kept
     rows = {row["arm"]: row for row in first["cuad_small"]["rows"]}
-    assert rows["isolated"]["ndcg_10_difference"] == [0, 0, 0]
-    assert all(0 <= row["ndcg_10"] <= row["recall_10"] <= 1 for row in rows.values())
+    assert all(0 <= row["nDCG@10"] <= 1 and 0 <= row["R@10"] <= 1 for row in rows.values())
+    assert rows["hybrid (one pass)"]["nDCG@10"] != rows["one pass"]["nDCG@10"]
 
 
 def test_precision_runs(tiny_sets, monkeypatch):

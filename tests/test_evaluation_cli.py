@@ -58,10 +58,15 @@ def test_a_folder_without_queries_gets_proxies_and_is_told_so(run, docs, tmp_pat
     assert sum(arm["is_default"] for arm in found["arms"]) == 1
     assert page.read_text(encoding="utf-8").startswith("<!doctype html>")
     encoder = load_encoder(str(tiny_folder), batch_tokens=1024)
-    before = encoder.forward_count
+    before, kept = encoder.forward_count, (tmp_path / "cache" / "vectors.sqlite").read_bytes()
     again = run(*words)
     succeed(again)
-    assert encoder.forward_count == before, "a second run computes nothing"
+    assert (tmp_path / "cache" / "vectors.sqlite").read_bytes() == kept
+    # A second run embeds nothing but what it times: the same few documents and questions for each arm.
+    timed = encoder.forward_count - before
+    third = succeed(run(*words, "--json"))
+    assert encoder.forward_count - before == 2 * timed
+    assert [arm["slices"] for arm in third["arms"]] == [arm["slices"] for arm in found["arms"]]
     assert found["verdict"]["sentence"].split(":")[0].split(",")[0] in again.stdout.replace("\n", " ")
     assert "plain queries: " in again.stdout and "over isolated" in again.stdout
 
@@ -99,7 +104,9 @@ def test_flags_decide_what_is_compared(run, tmp_path):
     )
     names = [arm["arm"] for arm in found["arms"]]
     assert found["main_slice"] == "document"
-    assert "blend 0.2" in names and "blend 0.2 + rerank" in names and "title + isolated" not in names
+    assert (
+        "blend 0.2" in names and "blend 0.2 + late interaction" in names and "title + isolated" not in names
+    )
 
 
 def test_wrong_usage_and_missing_things_have_their_exit_codes(run, docs, tmp_path):

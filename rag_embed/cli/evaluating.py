@@ -1,4 +1,4 @@
-"""The command `evaluate`: does context pay on these documents?"""
+"""The command `evaluate`: how should these documents be searched?"""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ class ArmChoice:
     ] = None
     arms: Annotated[
         Optional[str],  # noqa: UP045
-        typer.Option(help='Some arms only, such as "late, title + blend 0.5".', rich_help_panel=_MODEL),
+        typer.Option(help='Some arms only, such as "late, title + late + words".', rich_help_panel=_MODEL),
     ] = None
     alpha: Annotated[
         Optional[list[float]],  # noqa: UP045
@@ -109,7 +109,15 @@ class ArmChoice:
         bool,
         typer.Option(
             "--rerank",
-            help="Also each arm reranked; a forward pass per query and arm.",
+            help="Also each contextual arm reranked by late interaction.",
+            rich_help_panel=_MODEL,
+        ),
+    ] = False
+    fit_weights: Annotated[
+        bool,
+        typer.Option(
+            "--fit-weights",
+            help="Fit the shares of words and late interaction on half of the queries, measure on the rest.",
             rich_help_panel=_MODEL,
         ),
     ] = False
@@ -124,7 +132,7 @@ def evaluate(
     html: opt.Html = None,
     json: opt.Json = False,
 ) -> None:
-    """Measure whether context pays on a corpus, against isolated chunks, titles and BM25, with a verdict."""
+    """Measure how a corpus is best searched: by words, meaning or both, with context or without."""
     if bool(corpus.docs) == bool(corpus.set_folder):
         raise typer.BadParameter("name either --docs FOLDER or --set FOLDER")
     if corpus.queries is not None and not corpus.docs:
@@ -142,6 +150,7 @@ def evaluate(
             names=compared.arms.split(",") if compared.arms is not None else None,
             alphas=compared.alpha,
             with_rerank=compared.rerank,
+            with_weights=compared.fit_weights,
             cache=cache,
             settings={
                 "chunks": f"cut to at most {size} tokens" if size else "as the set gives them",

@@ -16,9 +16,11 @@ if TYPE_CHECKING:
     from rag_embed.evaluation import Evaluation
     from rag_embed.evaluation.vectors import OnStep
 
-_TABLE_WIDTH = 150
+_TABLE_WIDTH = 190
+_SHOWN = {"nDCG@10", "R@10"}
+"""Measures on a terminal; the page and the JSON have all of them."""
 _STYLES = {"up": "green", "down": "red", "open": "", "none": "dim"}
-_BORDERS = {"use": "bold green", "prefix": "bold blue", "avoid": "bold red", "undecided": "bold"}
+_BORDERS = {"use": "bold green", "simpler": "bold blue", "avoid": "bold red", "undecided": "bold"}
 
 
 class EvaluationOutput(Output):
@@ -60,21 +62,27 @@ class EvaluationOutput(Output):
         table = Table(title=f"{evaluation.name}: {counts}", title_justify="left", box=None)
         table.add_column("arm", no_wrap=True)
         has_inside = "document" in evaluation.sliced
+        measures = [name for name in MEASURES if name in _SHOWN]
         for name in (
-            *MEASURES,
+            *measures,
             "over isolated",
             *(["over title + chunk"] if evaluation.result(TITLED) else []),
             *(["inside"] if has_inside else []),
+            *(["bytes/chunk", "ms/query", "ingestion s"] if evaluation.costs else []),
         ):
             table.add_column(name, justify="right", no_wrap=True)
         for result in evaluation.results:
-            cells = [Text(f"{100 * evaluation.mean(result, measure):.1f}") for measure in MEASURES]
+            cells = [Text(f"{100 * evaluation.mean(result, measure):.1f}") for measure in measures]
             for baseline in (ISOLATED, TITLED):
                 if evaluation.result(baseline) is not None:
                     found = evaluation.difference(result, baseline)
                     cells.append(Text(describe(found), style=_STYLES[sign_of(found) if found else "none"]))
             if has_inside:
                 cells.append(Text(f"{100 * evaluation.mean(result, MEASURES[0], 'document'):.1f}"))
+            if (cost := evaluation.cost(result)) is not None:
+                cells.append(Text(f"{cost.bytes_per_chunk:,.0f}"))
+                cells.append(Text(f"{cost.query_ms:.2f}"))
+                cells.append(Text(f"{cost.ingestion_s:,.2f}"))
             mark = " *" if result.arm.is_default else ""
             table.add_row(Text(f"{result.arm.name}{mark}"), *cells)
         # Numbers are worth more than a neat right edge: on a narrow terminal the lines wrap.
@@ -86,6 +94,8 @@ class EvaluationOutput(Output):
                 style="dim",
             )
         )
+        if evaluation.costs is not None:
+            self._out.print(Text(evaluation.costs.note, style="dim"))
         for kind in sorted(set(evaluation.kinds)):
             gains = [
                 f"{result.arm.name} {describe(evaluation.difference(result, ISOLATED, kind=kind))}"
@@ -95,4 +105,7 @@ class EvaluationOutput(Output):
             self._out.print(Text(f"{kind} queries: {'; '.join(gains)}", style="dim"))
         for warning in evaluation.warnings:
             self._out.print(Text(f"! {warning}", style="yellow"))
+        if evaluation.fitted is not None:
+            style = "green" if evaluation.fitted.is_recommended else ""
+            self._out.print(Text(evaluation.fitted.sentence, style=style))
         self._out.print(Text(evaluation.verdict.sentence, style=_BORDERS[evaluation.verdict.decision]))

@@ -65,6 +65,7 @@ def compare_arms(
     names: Sequence[str] | None = None,
     alphas: Sequence[float] | None = None,
     with_rerank: bool = False,
+    with_weights: bool = False,
     cache: Path | None = None,
     settings: Mapping[str, Any] | None = None,
     on_step: OnStep = be_silent,
@@ -76,13 +77,14 @@ def compare_arms(
         model: Its own strategy and adapter are the arm marked as default.
         names: Of the arms; isolated chunks are always among them. None takes all.
         alphas: Shares of context in the blends; None takes the usual ones.
-        with_rerank: Whether each arm is there a second time, reranked.
+        with_rerank: Whether each contextual arm is there a second time, reranked.
+        with_weights: Whether the weights of words and late interaction are fitted on the queries.
         cache: Folder where vectors are kept; None keeps them in memory.
         settings: What else the report should say.
         on_step: Told of progress.
 
     Raises:
-        InputError: There is no arm of a name.
+        InputError: There is no arm of a name, or weights are to be fitted and cannot be.
     """
     arms = make_arms(model, has_titles=evalset.has_titles, alphas=alphas or ALPHAS, with_rerank=with_rerank)
     if names is not None:
@@ -98,5 +100,7 @@ def compare_arms(
             "machine": describe_machine(),
             **(settings or {}),
         },
+        with_costs=True,
+        with_weights=with_weights,
         on_step=on_step,
     )

@@ -18,8 +18,8 @@ from rag_embed.evaluation.results import Difference, Evaluation
 
 Sign = Literal["up", "down", "open"]
 
-WIDTH = 920
-_LEFT, _RIGHT, _TOP, _ROW = 230, 190, 34, 26
+WIDTH = 1060
+_LEFT, _RIGHT, _TOP, _ROW = 360, 190, 34, 26
 
 
 @dataclass(frozen=True, slots=True)

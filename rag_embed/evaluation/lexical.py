@@ -1,4 +1,4 @@
-"""BM25 as the store searches by it, over a whole set: the rival that needs no model, and a leg of hybrid."""
+"""BM25 as the store searches by it, over a set: the rival that needs no model, and a leg of hybrid."""
 
 from __future__ import annotations
 
@@ -20,13 +20,54 @@ def split_words(text: str) -> list[str]:
     return _WORD.findall(text.casefold())
 
 
+class WordIndex:
+    """The words of texts, weighed as a collection stores them.
+
+    The inverse document frequency is the one that Qdrant computes: ln(1 + (n - n_t + 0.5) / (n_t + 0.5)).
+
+    Args:
+        texts: Each of them gets a score.
+        form: How a text becomes terms; by default as `QdrantChunkStore(lexical=True)` does it.
+
+    Raises:
+        MissingExtraError: Qdrant's embedded engine, whose model this is, is not installed.
+    """
+
+    def __init__(self, texts: Sequence[str], form: LexicalForm | None = None) -> None:
+        self._form = form or LexicalForm()
+        self._count = len(texts)
+        postings: dict[int, tuple[list[int], list[float]]] = defaultdict(lambda: ([], []))
+        for row, text in enumerate(texts):
+            vector = self._form.to_document(text)
+            for term, weight in zip(vector.indices, vector.values, strict=True):
+                rows, weights = postings[term]
+                rows.append(row)
+                weights.append(weight)
+        self._postings = {
+            term: (np.array(rows), np.array(weights, dtype=np.float32))
+            for term, (rows, weights) in postings.items()
+        }
+
+    @property
+    def term_count(self) -> int:
+        """Terms of all texts, each counted once for every text that has it."""
+        return sum(len(rows) for rows, _ in self._postings.values())
+
+    def score(self, query: str) -> Float[np.ndarray, " texts"]:
+        """Score all texts by the words that they share with a query; 0 where it is none."""
+        scores = np.zeros(self._count, dtype=np.float32)
+        for term in self._form.to_query(query).indices:
+            if term in self._postings:
+                rows, weights = self._postings[term]
+                idf = math.log(1 + (self._count - len(rows) + 0.5) / (len(rows) + 0.5))
+                scores[rows] += np.float32(idf) * weights
+        return scores
+
+
 def score_bm25(
     queries: Sequence[str], texts: Sequence[str], *, form: LexicalForm | None = None
 ) -> Float[np.ndarray, "queries texts"]:
     """Score texts by the words that they share with each query.
-
-    Terms and weights are those that a collection stores; the inverse document frequency is the one that
-    Qdrant computes: ln(1 + (n - n_t + 0.5) / (n_t + 0.5)).
 
     Returns:
         0 where no word is shared.
@@ -34,19 +75,8 @@ def score_bm25(
     Raises:
         MissingExtraError: Qdrant's embedded engine, whose model this is, is not installed.
     """
-    form = form or LexicalForm()
-    postings: dict[int, tuple[list[int], list[float]]] = defaultdict(lambda: ([], []))
-    for row, text in enumerate(texts):
-        vector = form.to_document(text)
-        for term, weight in zip(vector.indices, vector.values, strict=True):
-            rows, weights = postings[term]
-            rows.append(row)
-            weights.append(weight)
+    index = WordIndex(texts, form)
     scores = np.zeros((len(queries), len(texts)), dtype=np.float32)
-    for number, query in enumerate(queries):
-        for term in form.to_query(query).indices:
-            if term in postings:
-                rows, weights = postings[term]
-                idf = math.log(1 + (len(texts) - len(rows) + 0.5) / (len(rows) + 0.5))
-                scores[number, rows] += np.float32(idf) * np.array(weights, dtype=np.float32)
+    for row, query in enumerate(queries):
+        scores[row] = index.score(query)
     return scores

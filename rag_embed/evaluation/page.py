@@ -19,9 +19,9 @@ from rag_embed.evaluation.metrics import MEASURES
 from rag_embed.evaluation.results import Evaluation
 
 _HEADINGS = {
-    "use": "Use context",
-    "prefix": "A title prefix is enough",
-    "avoid": "Do not use context here",
+    "use": "Read chunks in their documents",
+    "simpler": "Something simpler is enough",
+    "avoid": "Nothing gains here: keep to the simplest",
     "undecided": "Undecided",
 }
 
@@ -67,6 +67,7 @@ def _make_row(evaluation: Evaluation, number: int) -> dict[str, object]:
     result = evaluation.results[number]
     over_isolated = evaluation.difference(result, ISOLATED)
     over_titled = evaluation.difference(result, TITLED)
+    cost = evaluation.cost(result)
     return {
         "arm": result.arm,
         "measures": [f"{100 * evaluation.mean(result, measure):.1f}" for measure in MEASURES],
@@ -80,6 +81,9 @@ def _make_row(evaluation: Evaluation, number: int) -> dict[str, object]:
         "inside": f"{100 * evaluation.mean(result, MEASURES[0], 'document'):.1f}"
         if "document" in evaluation.sliced
         else "–",
+        "costs": []
+        if cost is None
+        else [f"{cost.bytes_per_chunk:,.0f}", f"{cost.query_ms:.2f}", f"{cost.ingestion_s:,.2f}"],
         "kinds": [
             describe(evaluation.difference(result, ISOLATED, kind=kind))
             for kind in sorted(set(evaluation.kinds))

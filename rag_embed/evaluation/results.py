@@ -11,6 +11,8 @@ from jaxtyping import Bool, Float
 
 from rag_embed.evaluation.arms import ISOLATED, TITLED, Arm
 from rag_embed.evaluation.bootstrap import RESAMPLES, detectable_effect, mean_interval
+from rag_embed.evaluation.costs import Cost, Costs
+from rag_embed.evaluation.fitting import FittedWeights
 from rag_embed.evaluation.metrics import MAIN_MEASURE
 from rag_embed.evaluation.sets import Slice
 from rag_embed.evaluation.verdict import Verdict
@@ -93,6 +95,8 @@ class Evaluation:
         examples: Queries won and lost most.
         settings: Model, chunking and whatever else decides the numbers.
         warnings: What a reader must know.
+        costs: Bytes, milliseconds and seconds of each arm, if they were measured.
+        fitted: Weights that were fitted on the queries, if they were.
     """
 
     name: str
@@ -106,6 +110,8 @@ class Evaluation:
     examples: Sequence[Example]
     settings: Mapping[str, Any]
     warnings: Sequence[str]
+    costs: Costs | None = None
+    fitted: FittedWeights | None = None
     _differences: dict[tuple[str | None, ...], Difference | None] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )
@@ -113,6 +119,10 @@ class Evaluation:
     def result(self, name: str) -> ArmResult | None:
         """Find an arm by name."""
         return next((result for result in self.results if result.arm.name == name), None)
+
+    def cost(self, result: ArmResult) -> Cost | None:
+        """Find what an arm costs; None if that was not measured."""
+        return None if self.costs is None else self.costs.by_arm[result.arm.name]
 
     def mean(self, result: ArmResult, measure: str, where: Slice | None = None) -> float:
         """Average a measure over the queries of a slice."""
@@ -168,6 +178,8 @@ class Evaluation:
             "interval": f"95 % paired bootstrap over queries, {RESAMPLES} resamples",
             "settings": dict(self.settings),
             "warnings": list(self.warnings),
+            "costs": None if self.costs is None else self.costs.note,
+            "fitted_weights": None if self.fitted is None else self.fitted.as_json(),
             "arms": [self._arm_as_json(result) for result in self.results],
             "examples": [asdict(example) for example in self.examples],
         }
@@ -182,6 +194,8 @@ class Evaluation:
             "is_reranked": arm.is_reranked,
             "is_default": arm.is_default,
             "passes": arm.passes,
+            "advice": arm.advice,
+            "cost": None if (cost := self.cost(result)) is None else asdict(cost),
             "slices": {
                 where: {measure: self.mean(result, measure, where) for measure in result.scores[where]}
                 for where in self.sliced

@@ -1,17 +1,18 @@
-"""One sentence: does context pay here?"""
+"""One sentence: how should these documents be searched?"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 from jaxtyping import Float
 
+from rag_embed.evaluation.arms import Arm
 from rag_embed.evaluation.bootstrap import detectable_effect, mean_interval, queries_needed
 
-Decision = Literal["use", "prefix", "avoid", "undecided"]
+Decision = Literal["use", "simpler", "avoid", "undecided"]
 Scores = Float[np.ndarray, " queries"]
 
 USEFUL_EFFECT = 0.01
@@ -23,7 +24,8 @@ class Verdict:
     """What to do on this corpus.
 
     Attributes:
-        decision: "use" context; a title "prefix" is enough; "avoid" context; or "undecided".
+        decision: "use" context; something "simpler" is enough: words, or a title in front of each chunk;
+            "avoid" context, since nothing gains; or "undecided".
         sentence: The same for people, with numbers in points (hundredths).
         arm: The arm that it is about; None if about all of them.
     """
@@ -56,119 +58,103 @@ class _Gain:
         return f"{mean} points [{low}, {high}]"
 
 
-def decide(
-    isolated: Scores,
-    contextual: Mapping[str, Scores],
-    *,
-    titled: Scores | None = None,
-    default: str | None = None,
-) -> Verdict:
-    """Compare contextual arms with isolated chunks and with the cheap rival, a title before the chunk.
+@dataclass(frozen=True, slots=True)
+class _Way:
+    """An arm and what it does against isolated chunks."""
 
-    Intervals hold for all contextual arms together (Bonferroni: 95 % divided among them), because the best of
-    many is taken.
+    arm: Arm
+    scores: Scores
+    gain: _Gain
+
+    def over(self, other: _Way, confidence: float) -> _Gain:
+        return _gain(self.scores - other.scores, confidence)
+
+
+def decide(isolated: Scores, arms: Sequence[tuple[Arm, Scores]]) -> Verdict:
+    """Choose the cheapest arm that is better than isolated chunks for sure and that the best does not beat.
+
+    Intervals hold for all arms together (Bonferroni: 95 % divided among them), because the best of many is
+    taken. Where the best arm is not above a cheaper one for sure, it is a tie, and the cheaper one is advised
+    (`Arm.effort`).
 
     Args:
-        isolated: nDCG@10 of each query.
-        contextual: The same for each contextual arm.
-        titled: The same for the title and the chunk alone; None if documents have no titles.
-        default: The arm that wins a tie, because it needs no choosing.
+        isolated: nDCG@10 of each query with isolated chunks, searched by vectors.
+        arms: The others, with the same of each.
 
     Returns:
-        * "use": an arm is better than isolated and not worse than the title prefix, of which one of the two
-          is beaten for sure by it; the sentence says which.
-        * "prefix": the title prefix is better than isolated, and no arm is better than the prefix.
-        * "avoid": every arm loses, or none can gain as much as one point.
+        * "use": the chosen arm reads chunks in their documents.
+        * "simpler": it does not; words, or titles, are enough.
+        * "avoid": every contextual arm loses, or none can gain as much as one point.
         * "undecided": a gain worth having is neither shown nor ruled out.
     """
-    if not contextual or len(isolated) < 2:
+    if not arms or len(isolated) < 2:
         return Verdict(
             "undecided",
-            f"Nothing was decided: {len(contextual)} contextual arms were compared on {len(isolated)} "
+            f"Nothing was decided: {len(arms)} arms were compared with isolated chunks on {len(isolated)} "
             "queries; it takes one arm and two queries at least.",
         )
-    share = 1 - 0.05 / len(contextual)
-    gains = {name: _gain(scores - isolated, share) for name, scores in contextual.items()}
-    over_title = (
-        {} if titled is None else {name: _gain(scores - titled, share) for name, scores in contextual.items()}
-    )
-    prefix = None if titled is None else _gain(titled - isolated, 0.95)
-    order = sorted(contextual, key=lambda name: (-gains[name].mean, name != default))
-    best = order[0]
-    if winners := [name for name in order if gains[name].is_up]:
-        return _decide_between(winners, gains, over_title, prefix)
-    if prefix is not None and prefix.is_up:
-        return Verdict(
-            "prefix",
-            f"A title in front of each chunk is enough: it brings {prefix} over isolated chunks, and no "
-            f"contextual arm is shown to bring anything (best: {best}, {gains[best]}).",
-            best,
+    share = 1 - 0.05 / len(arms)
+    ways = [_Way(arm, scores, _gain(scores - isolated, share)) for arm, scores in arms]
+    ways.sort(key=lambda way: (way.arm.effort, -way.gain.mean, not way.arm.is_default))
+    winners = [way for way in ways if way.gain.is_up]
+    if winners:
+        return _choose(winners, ways, share)
+    return _decide_without_gain([way for way in ways if way.arm.is_contextual] or ways, isolated, share)
+
+
+def _choose(winners: Sequence[_Way], ways: Sequence[_Way], share: float) -> Verdict:
+    """Take the cheapest of the winners that ties with the best of them."""
+    best = max(winners, key=lambda way: (way.gain.mean, way.arm.is_default))
+    chosen = next(way for way in winners if way is best or not best.over(way, share).is_up)
+    sentence = f"On these documents: {chosen.arm.advice}. That brings {chosen.gain} over isolated chunks"
+    simpler = [way for way in ways if way.arm.effort < chosen.arm.effort]
+    if simpler:
+        rival = max(simpler, key=lambda way: way.gain.mean)
+        over = chosen.over(rival, share)
+        sentence += f" and {over} over the best of what costs less ({rival.arm.advice})"
+        if not over.is_up:
+            known = (
+                "ranks below the best for sure" if rival.gain.is_up else "is not sure to gain anything itself"
+            )
+            sentence += f"; that difference may be chance, but the cheaper way {known}"
+    sentence += "."
+    if chosen is not best:
+        sentence += (
+            f" The best measured ({best.arm.advice}) stands {best.over(chosen, share)} above it, which may "
+            "be chance, and costs more."
         )
-    return _decide_without_gain(best, gains, contextual[best] - isolated, share)
+    return Verdict("use" if chosen.arm.is_contextual else "simpler", sentence, chosen.arm.name)
 
 
-def _decide_without_gain(
-    best: str, gains: Mapping[str, _Gain], differences: Scores, confidence: float
-) -> Verdict:
+def _decide_without_gain(ways: Sequence[_Way], isolated: Scores, confidence: float) -> Verdict:
     """No arm is shown to gain: is a gain worth having ruled out, or only not seen?"""
-    if all(gain.is_down for gain in gains.values()):
+    best = max(ways, key=lambda way: (way.gain.mean, way.arm.is_default))
+    name = best.arm.name
+    keep = "search by meaning alone, without context"
+    if all(way.gain.is_down for way in ways):
         return Verdict(
             "avoid",
-            f"Do not use context here: every contextual arm loses, the best of them ({best}) {gains[best]} "
-            "against isolated chunks.",
-            best,
+            f"On these documents: {keep}. Every other way loses, the best of them ({best.arm.advice}) "
+            f"{best.gain} against isolated chunks.",
+            name,
         )
-    if all(gain.high < USEFUL_EFFECT for gain in gains.values()):
-        highest = max(gain.high for gain in gains.values())
+    if all(way.gain.high < USEFUL_EFFECT for way in ways):
+        highest = max(way.gain.high for way in ways)
         return Verdict(
             "avoid",
-            f"Do not use context here: no arm gains, and more than {100 * highest:+.1f} points over isolated "
-            f"chunks are ruled out (best: {best}, {gains[best]}).",
-            best,
+            f"On these documents: {keep}. No context gains, and more than {100 * highest:+.1f} points over "
+            f"isolated chunks are ruled out (best: {best.arm.advice}, {best.gain}).",
+            name,
         )
+    differences = best.scores - isolated
     needed = queries_needed(differences, 2 * USEFUL_EFFECT, confidence=confidence)
     smallest = detectable_effect(differences, confidence=confidence)
     return Verdict(
         "undecided",
-        f"Undecided, so keep isolated chunks: {best} brings {gains[best]}, and {len(differences)} queries "
-        f"could have shown {100 * smallest:.1f} points at least; about {needed:,} would show 2 points.",
-        best,
-    )
-
-
-def _decide_between(
-    winners: Sequence[str], gains: Mapping[str, _Gain], over_title: Mapping[str, _Gain], prefix: _Gain | None
-) -> Verdict:
-    """Some arms beat isolated chunks: do they also beat the title prefix?"""
-    if prefix is None:
-        best = winners[0]
-        return Verdict(
-            "use",
-            f"Use context here: {best} brings {gains[best]} over isolated chunks (there are no titles to "
-            "compare with).",
-            best,
-        )
-    best = max(winners, key=lambda name: over_title[name].low)
-    if over_title[best].is_up:
-        return Verdict(
-            "use",
-            f"Use context here: {best} brings {gains[best]} over isolated chunks and {over_title[best]} over "
-            "a title in front of each chunk.",
-            best,
-        )
-    best = winners[0]
-    if prefix.is_up or over_title[best].is_down:
-        return Verdict(
-            "prefix",
-            f"A title in front of each chunk is enough: it brings {prefix} over isolated chunks, and {best} "
-            f"is not shown to be better than it ({over_title[best]}).",
-            best,
-        )
-    return Verdict(
-        "use",
-        f"Use context here: {best} brings {gains[best]} over isolated chunks; against a title in front of "
-        f"each chunk it is undecided ({over_title[best]}), which itself brings {prefix}.",
-        best,
+        f"Undecided, so keep to the simplest: {keep}. The best other way ({best.arm.advice}) brings "
+        f"{best.gain}, and {len(differences)} queries could have shown {100 * smallest:.1f} points at least; "
+        f"about {needed:,} would show 2 points.",
+        name,
     )
 
 
