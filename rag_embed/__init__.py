@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from rag_embed.chunk_embedder import ChunkEmbedder, load_embedder
+    from rag_embed.chunk_embedder import ChunkEmbedder
     from rag_embed.encoder import Encoder
     from rag_embed.errors import RagEmbedError
     from rag_embed.late_chunking import embed_chunks, embed_isolated, embed_late
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
         SpanNodeParser,
         join_pages,
     )
-    from rag_embed.loading import load_encoder
+    from rag_embed.loading import load_embedder, load_encoder
     from rag_embed.qdrant import QdrantChunkStore
     from rag_embed.recipe import Recipe
     from rag_embed.spans import CharSpan
@@ -44,7 +44,7 @@ _HOMES = {
     "embed_isolated": "rag_embed.late_chunking",
     "embed_late": "rag_embed.late_chunking",
     "join_pages": "rag_embed.llamaindex",
-    "load_embedder": "rag_embed.chunk_embedder",
+    "load_embedder": "rag_embed.loading",
     "load_encoder": "rag_embed.loading",
 }
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
@@ -11,10 +11,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from rag_embed.encoder import BATCH_TOKENS
-from rag_embed.errors import EmptyTextError, InputError
+from rag_embed.chunked_text import ChunkedText
+from rag_embed.errors import EmptyTextError
 from rag_embed.guards import (
-    Guard,
     Side,
     check_form,
     check_late,
@@ -24,7 +23,6 @@ from rag_embed.guards import (
 )
 from rag_embed.late_chunking import check_blend, embed_isolated, make_isolated_reading
 from rag_embed.late_interaction import SpanTokens, TokenVectors, embed_query_tokens
-from rag_embed.loading import load_encoder
 from rag_embed.max_sim import DEFAULT_FORM, KeptTokens, TokenForm
 from rag_embed.native import make_native_reading
 from rag_embed.passes import (
@@ -46,38 +44,6 @@ logger = logging.getLogger(__name__)
 
 _GROUP = 64
 """Documents that are made ready together; the short ones among them share passes."""
-
-
-@dataclass(frozen=True, slots=True)
-class ChunkedText:
-    """A document and its chunks.
-
-    Attributes:
-        text: The whole document.
-        spans: Characters of each chunk, in any order; they may overlap and leave gaps.
-        head: Stands before every window: a title, a heading path.
-        alone: What each chunk is when embedded alone; None is its characters.
-    """
-
-    text: str
-    spans: Sequence[CharSpan]
-    head: str = ""
-    alone: Sequence[str] | None = None
-
-    @property
-    def texts(self) -> Sequence[str]:
-        """What each chunk is when embedded alone.
-
-        Raises:
-            InputError: There is not one text per chunk.
-        """
-        if self.alone is None:
-            return [self.text[span.start : span.end] for span in self.spans]
-        if len(self.alone) != len(self.spans):
-            raise InputError(
-                f"{len(self.alone)} texts for {len(self.spans)} chunks; expected one text per chunk"
-            )
-        return self.alone
 
 
 @dataclass(frozen=True, slots=True)
@@ -309,44 +275,6 @@ class ChunkEmbedder:
         texts, prefix = document.texts, self.recipe.prefix("document")
         prefixed = [prefix + texts[row] for row in rows]
         return make_isolated_reading(self.encoder, prefixed, options=self.recipe.window_options)
-
-
-def load_embedder(
-    recipe: Recipe | None = None,
-    *,
-    device: str | None = None,
-    batch_tokens: int = BATCH_TOKENS,
-    insist: Collection[Guard] = (),
-    token_form: TokenForm | None = None,
-) -> ChunkEmbedder:
-    """Load what a recipe needs, or take what this process has loaded already.
-
-    Args:
-        recipe: How vectors are made; by default as `ContextualEmbedding()` makes them.
-        device: A torch device; by default the accelerator if there is one.
-        batch_tokens: Most tokens in one forward pass over several texts.
-        insist: Guards that are lifted, see `rag_embed.guards`.
-        token_form: What is kept of token states, where they are asked for.
-
-    Raises:
-        MissingExtraError: The embedded model is not installed.
-        UnsupportedModelError: The checkpoint cannot be used.
-    """
-    recipe = Recipe() if recipe is None else recipe
-    adapter = recipe.located_adapter
-    encoder, context_encoder = (
-        load_encoder(
-            recipe.model,
-            revision=recipe.revision,
-            device=device,
-            dtype=recipe.dtype,
-            batch_tokens=batch_tokens,
-            adapter=folder,
-            insist=insist,
-        )
-        for folder in (None, adapter.folder if adapter else None)
-    )
-    return ChunkEmbedder(recipe, encoder, context_encoder, token_form or DEFAULT_FORM)
 
 
 def _warn_of_chunks_without_context(count: int, document: ChunkedText) -> None:

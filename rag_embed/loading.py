@@ -1,4 +1,4 @@
-"""The encoders of this process: loaded at first use, one for all who ask for the same."""
+"""The encoders of this process: loaded at first use, one for all who ask for the same; embedders on them."""
 
 from __future__ import annotations
 
@@ -13,10 +13,13 @@ from weakref import WeakValueDictionary
 import torch
 
 from rag_embed.adapter import Adapter, locate_adapter
+from rag_embed.chunk_embedder import ChunkEmbedder
 from rag_embed.devices import Dtype, has_fast_bfloat16, pick_device, pick_dtype
 from rag_embed.encoder import BATCH_TOKENS, Encoder
 from rag_embed.guards import Guard
+from rag_embed.max_sim import DEFAULT_FORM, TokenForm
 from rag_embed.profiles import EMBEDDED_MODEL, Profile, locate_checkpoint
+from rag_embed.recipe import Recipe
 
 logger = logging.getLogger(__name__)
 
@@ -107,3 +110,41 @@ def _renew_locks() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_renew_locks)
+
+
+def load_embedder(
+    recipe: Recipe | None = None,
+    *,
+    device: str | None = None,
+    batch_tokens: int = BATCH_TOKENS,
+    insist: Collection[Guard] = (),
+    token_form: TokenForm | None = None,
+) -> ChunkEmbedder:
+    """Load what a recipe needs, or take what this process has loaded already.
+
+    Args:
+        recipe: How vectors are made; by default as `ContextualEmbedding()` makes them.
+        device: A torch device; by default the accelerator if there is one.
+        batch_tokens: Most tokens in one forward pass over several texts.
+        insist: Guards that are lifted, see `rag_embed.guards`.
+        token_form: What is kept of token states, where they are asked for.
+
+    Raises:
+        MissingExtraError: The embedded model is not installed.
+        UnsupportedModelError: The checkpoint cannot be used.
+    """
+    recipe = Recipe() if recipe is None else recipe
+    adapter = recipe.located_adapter
+    encoder, context_encoder = (
+        load_encoder(
+            recipe.model,
+            revision=recipe.revision,
+            device=device,
+            dtype=recipe.dtype,
+            batch_tokens=batch_tokens,
+            adapter=folder,
+            insist=insist,
+        )
+        for folder in (None, adapter.folder if adapter else None)
+    )
+    return ChunkEmbedder(recipe, encoder, context_encoder, token_form or DEFAULT_FORM)

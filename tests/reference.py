@@ -1,4 +1,4 @@
-"""Late chunking, slow and obvious: what the real implementation is compared with, to 1e-5.
+"""Late chunking and late interaction, slow and obvious: what the real ones are compared with, to 1e-5.
 
 Everything is a plain Python loop over lists of numbers, one window at a time, batch size 1, eager attention,
 float32 forward and float64 mean. Nothing here is imported from the implementation except the error classes.
@@ -312,6 +312,66 @@ def blend(late: Sequence[float], isolated: Sequence[float], alpha: float) -> Vec
     for late_component, isolated_component in zip(unit(late), unit(isolated), strict=True):
         mixed.append(alpha * late_component + (1 - alpha) * isolated_component)
     return unit(mixed)
+
+
+# ---------------------------------------------------------------- late interaction
+
+
+def token_vectors(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    text: str,
+    chunks: Sequence[tuple[int, int]],
+    max_tokens: int,
+    overlap: int,
+    head_ids: Sequence[int] = (),
+    neighbours: int = 1,
+) -> list[list[Vector]]:
+    """Unit vectors of each chunk's tokens, read in the document's windows; neighbours are averaged.
+
+    Args:
+        model: A stock encoder out of `load`.
+        tokenizer: Its fast tokenizer.
+        text: The whole document.
+        chunks: Half-open character ranges of the document; they may overlap.
+        max_tokens: Most tokens that the model reads at once, [CLS], head and [SEP] included.
+        overlap: Least number of document tokens that neighbouring windows share.
+        head_ids: Token ids that every window starts with, in no chunk.
+        neighbours: How many tokens of a chunk, in reading order, make one vector.
+    """
+    token_ids, offsets = tokenize(tokenizer, text)
+    states = content_states(model, tokenizer, token_ids, max_tokens, overlap, head_ids)
+    result = []
+    for start, end in token_spans(offsets, text, chunks):
+        units = [unit(state) for state in states[start:end]]
+        vectors = []
+        for first in range(0, len(units), neighbours):
+            vectors.append(unit(mean(units[first : first + neighbours])))
+        result.append(vectors)
+    return result
+
+
+def query_vectors(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, query: str, prefix_ids: Sequence[int] = ()
+) -> list[Vector]:
+    """Unit vectors of a query's tokens, read behind [CLS] and a prefix, which are left out with [SEP]."""
+    token_ids, _ = tokenize(tokenizer, query)
+    states = run_alone(model, [tokenizer.cls_token_id, *prefix_ids, *token_ids, tokenizer.sep_token_id])
+    return [unit(state) for state in states[1 + len(prefix_ids) : -1]]
+
+
+def max_sim(query: Sequence[Vector], chunk: Sequence[Vector]) -> float:
+    """The mean over the query's tokens of the largest cosine with any token of the chunk."""
+    total = 0.0
+    for asked in query:
+        best = -math.inf
+        for token in chunk:
+            cosine = 0.0
+            for left, right in zip(unit(asked), unit(token), strict=True):
+                cosine += left * right
+            best = max(best, cosine)
+        total += best
+    return total / len(query)
 
 
 # ---------------------------------------------------------------- chunk texts to character spans

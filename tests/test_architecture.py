@@ -17,6 +17,7 @@ RING_1 = {
     "errors",
     "fusion",
     "max_sim",
+    "stage_scores",
     "stamp",
     "spans",
     "windows",
@@ -43,6 +44,7 @@ RING_2 = {
     "late_interaction",
     "vector_space",
     "recipe",
+    "chunked_text",
     "chunk_embedder",
     "listwise",
 }

@@ -21,7 +21,8 @@ from rag_embed import (
     load_embedder,
     load_encoder,
 )
-from rag_embed.chunk_embedder import ChunkedText, ChunkEmbedder
+from rag_embed.chunk_embedder import ChunkEmbedder
+from rag_embed.chunked_text import ChunkedText
 from rag_embed.devices import Dtype
 from rag_embed.encoder import Encoder
 from rag_embed.errors import EmptyTextError, InputError, SpanOutOfRangeError, UnsupportedModelError

@@ -23,11 +23,12 @@ from rag_embed.errors import (
 )
 from rag_embed.guards import Guard
 from rag_embed.late_chunking import WindowOptions, embed_chunks, embed_isolated, embed_late
+from rag_embed.late_interaction import embed_query_tokens
 from rag_embed.listwise import embed_list
 from rag_embed.llamaindex import ContextualEmbedding, LateChunkingNodeParser, ListwiseRerank
 from rag_embed.loading import load_encoder
 from rag_embed.profiles import discovery, locate_checkpoint
-from rag_embed.prompts import E2RANK_CHAT, QUERY_IN_CONTEXT
+from rag_embed.prompts import E2RANK_CHAT
 from rag_embed.spans import CharSpan
 from rag_embed.vector_form import VectorForm, form_vectors
 from tests.checkpoints import DIM, MAX_TOKENS
@@ -100,10 +101,12 @@ def test_native_where_there_is_none(folders: dict[str, Path]) -> None:
         embed_chunks(load(folders["qwen3-embedding"]), TEXT, SPANS, strategy="native")
 
 
-def test_a_list_prompt_that_a_causal_model_was_not_trained_for(folders: dict[str, Path]) -> None:
-    encoder = load(folders["qwen3-embedding"])
-    with pytest.raises(UnsupportedModelError, match=r"was trained for no list prompt.*use method='feedback'"):
-        embed_list(encoder, "bridges?", [TEXT], prompt=QUERY_IN_CONTEXT)
+def test_late_interaction_of_tokens_that_were_not_trained_to_be_compared(folders: dict[str, Path]) -> None:
+    for family in ("qwen3-embedding", "gte-modernbert"):
+        with pytest.raises(UnsupportedModelError, match=r"cannot be used for late interaction"):
+            embed_query_tokens(load(folders[family]), "bridges?")
+    encoder = load(folders["gte-modernbert"], "late")
+    assert embed_query_tokens(encoder, "bridges?").shape[1] == encoder.dim
 
 
 # ---------------------------------------------------------------- shorter and coarser vectors

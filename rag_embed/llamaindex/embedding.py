@@ -12,14 +12,15 @@ from llama_index.core.base.embeddings.base import BaseEmbedding
 from llama_index.core.callbacks import CBEventType, EventPayload
 from llama_index.core.instrumentation import get_dispatcher
 from llama_index.core.instrumentation.events.embedding import EmbeddingEndEvent, EmbeddingStartEvent
-from llama_index.core.schema import BaseNode, MetadataMode
+from llama_index.core.schema import BaseNode
 from llama_index.core.utils import get_tqdm_iterable
 from pydantic import Field, model_validator
 from torch import Tensor
 from typing_extensions import Self
 
 from rag_embed.adapter import Adapter
-from rag_embed.chunk_embedder import ChunkedText, ChunkEmbedder, load_embedder
+from rag_embed.chunk_embedder import ChunkEmbedder
+from rag_embed.chunked_text import ChunkedText
 from rag_embed.devices import Dtype
 from rag_embed.encoder import BATCH_TOKENS, Encoder
 from rag_embed.guards import Guard
@@ -27,20 +28,17 @@ from rag_embed.late_chunking import Strategy
 from rag_embed.late_interaction import TokenVectors
 from rag_embed.llamaindex.arguments import EMBEDDING_WORDS, take_arguments
 from rag_embed.llamaindex.context import (
-    chunk_texts,
     group_by_context,
     rebuild_context,
-    shared_metadata,
     stamp_node,
 )
 from rag_embed.llamaindex.pickling import make_state
-from rag_embed.loading import load_encoder
+from rag_embed.loading import load_embedder, load_encoder
 from rag_embed.max_sim import KeptTokens, TokenForm
 from rag_embed.modes import Precision
 from rag_embed.passes import TokenEncoder, WindowOptions
 from rag_embed.profiles import EMBEDDED_MODEL, Profile
 from rag_embed.recipe import Recipe
-from rag_embed.spans import CharSpan
 from rag_embed.stamp import ChunkStamp
 from rag_embed.vector_form import VectorForm
 
@@ -204,7 +202,7 @@ class ContextualEmbedding(BaseEmbedding):
         show_progress = bool(kwargs.get("show_progress")) or self.show_progress
         if pending:
             recipe = self.recipe
-            documents = [_make_document(recipe, members, text) for members, text in pending]
+            documents = [make_document(recipe, members, text) for members, text in pending]
             vectors = self._embed(documents)
             shown = get_tqdm_iterable(pending, show_progress, "Embedding documents")
             for (members, _), document in zip(shown, documents, strict=True):
@@ -277,14 +275,7 @@ class ContextualEmbedding(BaseEmbedding):
             AlignmentError: The members are not all chunks of the document.
             UnsupportedModelError: The model's token states mean nothing by themselves.
         """
-        recipe, embedder = self.recipe, self.embedder
-        if not members:
-            return [embedder.read_tokens(_make_own_document(recipe, node), [0])[0] for node in nodes]
-        contexts, _ = group_by_context(members, need_stamps=True)
-        ((rows),) = contexts.values()
-        document = _make_document(recipe, rows, rebuild_context(rows))
-        places = {node.node_id: row for row, (node, _) in enumerate(rows)}
-        return embedder.read_tokens(document, [places[node.node_id] for node in nodes])
+        return read_tokens(self.recipe, self.embedder, nodes, members)
 
     def _get_query_embedding(self, query: str) -> list[float]:
         return self.embed_query(query).tolist()
@@ -306,21 +297,3 @@ class ContextualEmbedding(BaseEmbedding):
 
     def __getstate__(self) -> dict[str, Any]:
         return make_state(self, local={"callback_manager", "rate_limiter"})  # workers load the encoder anew
-
-
-def _make_own_document(recipe: Recipe, node: BaseNode) -> ChunkedText:
-    """Describe a chunk that is read alone."""
-    text = node.get_content(metadata_mode=MetadataMode.NONE)
-    head = shared_metadata([node]) if recipe.head == "metadata" else ""
-    return ChunkedText(text, [CharSpan(0, len(text))], head=head)
-
-
-def _make_document(recipe: Recipe, members: Sequence[tuple[BaseNode, ChunkStamp]], text: str) -> ChunkedText:
-    """Describe the chunks of one context as the embedder takes them."""
-    nodes = [node for node, _ in members]
-    return ChunkedText(
-        text,
-        [CharSpan(stamp.start, stamp.end) for _, stamp in members],
-        head=shared_metadata(nodes) if recipe.head == "metadata" else "",
-        alone=chunk_texts(nodes, with_shared=recipe.repeats_metadata),
-    )

@@ -137,8 +137,8 @@ def _check_mode(mode: VectorStoreQueryMode) -> None:
     if mode not in MODES:
         known = ", ".join(mode.name for mode in MODES)
         raise UnsupportedQueryError(
-            f"query mode {mode.name} ({mode.value!r}) is not supported; expected one of {known}. HYBRID finds "
-            "by meaning and by words"
+            f"query mode {mode.name} ({mode.value!r}) is not supported; expected one of {known}. HYBRID "
+            "finds by meaning and by words"
         )
 
 
