@@ -227,7 +227,7 @@ def test_unreadable_files_are_named_and_hidden_ones_and_the_store_left_out(run: 
 
 def test_another_model_is_refused_and_rebuild_obeys(run: Run, indexed: Path, tmp_path: Path) -> None:
     before = content(tmp_path / "store")
-    own, other = ContextualEmbedding().fingerprint(), ContextualEmbedding(strategy="isolated").fingerprint()
+    own, other = (ContextualEmbedding(strategy=name).fingerprint() for name in ("late", "isolated"))
     result = run("index", indexed, *CHUNKING, "--strategy", "isolated")
     assert result.exit_code == 1
     for part in (own, other, "--rebuild"):
@@ -240,7 +240,7 @@ def test_another_model_is_refused_and_rebuild_obeys(run: Run, indexed: Path, tmp
 
 
 def test_a_blend_is_recalled_with_its_weight(run: Run, docs: Path) -> None:
-    succeed(run("index", docs, *CHUNKING, "--alpha", "0.3"))
+    succeed(run("index", docs, *CHUNKING, "--no-words", "--alpha", "0.3"))
     assert len(succeed(run("search", "café", "--json"))["passages"]) == 5
     (source,) = succeed(run("index", docs, *CHUNKING, "--json"))["sources"]
     assert source["embedded"] == 0
@@ -308,7 +308,7 @@ def test_a_killed_run_and_another_make_the_same_collection(run: Run, indexed: Pa
 
 
 def test_passages_are_the_characters_that_they_name(run: Run, indexed: Path) -> None:
-    for rerank in ("none", "feedback", "listwise"):
+    for rerank in ("auto", "none", "late-interaction"):
         result = succeed(run("search", "When does the café open?", "-k", "2", "--rerank", rerank, "--json"))
         first, second = result["passages"]
         assert first["document"] == "docs/cafe.md"
@@ -338,7 +338,8 @@ def test_info_says_what_is_there(run: Run, indexed: Path, tmp_path: Path) -> Non
     assert facts["dim"] == 384
     assert facts["model"] == "all-MiniLM-L6-v2"
     assert facts["adapter"] == next(iter(shipped_adapters()))
-    assert facts["fingerprint"] == ContextualEmbedding().fingerprint()
+    assert facts["fingerprint"] == ContextualEmbedding(strategy="late").fingerprint()
+    assert (facts["words"], facts["tokens"]) == ("english", None)
     assert str(tmp_path / "store") in facts["engine"]
     assert facts["precision"].startswith("auto (")
     assert "384" in run("info").stdout
@@ -440,17 +441,17 @@ def test_an_llm_remembers_the_conversation(run: Run, indexed: Path) -> None:
 def test_demo_compares_three_ways_and_embeds_once(run: Run, docs: Path, tmp_path: Path) -> None:
     arguments = ("demo", "--docs", docs, "--store", tmp_path / "demo", *CHUNKING)
     first = succeed(run(*arguments, "--query", "Where was the café's owner trained?", "--json"))
-    assert first["embedded"] == {"isolated chunks": 5, "contextual chunks": 5}
+    assert first["embedded"] == {"isolated chunks": 5, "in context, with words": 5}
     (question,) = first["questions"]
-    for way in ("isolated chunks", "contextual chunks", "contextual + reranked"):
+    for way in ("isolated chunks", "in context, with words", "the same + reranked"):
         assert len(question[way]) == 3
     tokens = token_count()
     second = run(*arguments, "--query", "Where was the café's owner trained?", env={"COLUMNS": "160"})
     assert second.exit_code == 0, second.stderr
     assert second.stderr.count("nothing was embedded") == 2
-    assert "contextual + reranked" in second.stdout
+    assert "the same + reranked" in second.stdout
     assert "docs/cafe.md" in second.stdout
-    first_passage = question["contextual chunks"][0]
+    first_passage = question["in context, with words"][0]
     assert f"{first_passage['start']}-{first_passage['end']}" in second.stdout
     assert token_count() - tokens < 200  # the query, three times; the corpus has more
     own = succeed(run(*arguments, "--json"))

@@ -170,8 +170,8 @@ def test_json_stays_json_where_the_terminal_knows_ascii_only(
 
 def test_a_long_question_keeps_the_first_order_and_says_so(run: Run, tmp_path: Path) -> None:
     files = {f"{name}.txt": f"The {name} opens at seven." for name in ("museum", "library", "castle")}
-    run("index", write(tmp_path / "docs", files))
-    question = "When does the library open? " * 40
+    run("index", write(tmp_path / "docs", files), "--tokens")
+    question = "When does the library open? " * 120
     plain = json.loads(run("search", question, "--rerank", "none", "--json").stdout)
     result = run("search", question, "--json")
     assert result.exit_code == 0, result.stderr

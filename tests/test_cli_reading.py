@@ -37,7 +37,8 @@ def stored(tmp_path: Path) -> dict[str, str]:
     texts: dict[str, str] = {}
     with QdrantChunkStore("documents", path=tmp_path / "store") as store:
         for node in sorted(store.get_nodes(), key=lambda node: node.start_char_idx):
-            texts[str(node.ref_doc_id)] = texts.get(str(node.ref_doc_id), "") + node.get_content()
+            name, text = str(node.ref_doc_id), node.get_content()
+            texts[name] = f"{texts[name]}\n\n{text}" if name in texts else text  # pages are chunks apart
     return texts
 
 

@@ -489,7 +489,8 @@ def test_an_automatic_dtype_travels_between_machines(
 def test_every_field_is_accounted_for(field: str) -> None:
     """A new field has to be put into one of the tests above."""
     changing = {key.split()[0] for key in CHANGES} | {"model", "revision", "adapter"}
-    neutral = {"device", "batch_tokens", "show_progress", "embed_batch_size", "insist"}
+    # Token vectors stand beside the chunk vector and change nothing of it.
+    neutral = {"device", "batch_tokens", "show_progress", "embed_batch_size", "insist", "token_neighbours"}
     inherited = {"model_name", "callback_manager", "num_workers", "embeddings_cache", "rate_limiter"}
     elsewhere = {"dim"}  # tests/test_native.py: vectors of two sizes have no difference
     assert field in changing | elsewhere | neutral | inherited

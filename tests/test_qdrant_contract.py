@@ -213,7 +213,9 @@ def test_queries_that_cannot_be_answered(open_store: Open) -> None:
     with pytest.raises(InputError, match="no query_embedding"):
         store.query(ask(None))
     for mode in set(VectorStoreQueryMode) - {VectorStoreQueryMode.DEFAULT, VectorStoreQueryMode.MMR}:
-        with pytest.raises(UnsupportedQueryError, match=f"query mode {mode.name} .*expected DEFAULT or MMR"):
+        with pytest.raises(
+            UnsupportedQueryError, match=f"query mode {mode.name} .*expected one of DEFAULT, HYBRID"
+        ):
             store.query(ask(vector, mode=mode))
 
 

@@ -292,7 +292,9 @@ def test_names_of_the_stock_store_are_taken() -> None:
         ({"max_retries": "many"}, "max_retries is 'many'; expected a whole number"),
         ({"batch_size": 64}, "takes no batch_size=: requests are cut by their size"),
         ({"parallel": 4}, "takes no parallel=: requests are cut"),
-        ({"enable_hybrid": True}, "takes no enable_hybrid=: this store keeps one dense vector"),
+        ({"sparse_doc_fn": print}, "takes no sparse_doc_fn=: lexical= keeps the words of each chunk"),
+        ({"fastembed_sparse_model": "splade"}, "takes no fastembed_sparse_model=: lexical= keeps"),
+        ({"bm25_config": {"min_token_len": 3}}, "bm25_config has min_token_len; expected what"),
         ({"index_doc_id": False}, "takes no index_doc_id=: the document id is always indexed"),
         ({"shard_keys": ["eu"]}, "takes no shard_keys=: .*tenant_key="),
         ({"vector_nam": "x"}, "knows no vector_nam=; did you mean vector_name=?"),
@@ -346,3 +348,21 @@ def test_adding_a_chunk_again_keeps_the_vectors_of_others() -> None:
     assert "text-sparse-new" not in kept[nodes[1].node_id]
     assert len(kept) == 3
     client.close()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"enable_hybrid": True},
+        {"enable_native_bm25": True},
+        {"enable_hybrid": True, "fastembed_sparse_model": "Qdrant/bm25"},
+        {"bm25_config": {"language": "german", "k": 1.5, "avg_len": 80}},
+    ],
+)
+def test_what_others_say_for_hybrid_search_keeps_words_here(options: dict[str, Any]) -> None:
+    with QdrantChunkStore("docs", location=":memory:", **options) as store:
+        assert store.lexical is not None
+        german = "bm25_config" in options
+        assert (store.lexical.language, store.lexical.k) == (("german", 1.5) if german else ("english", 1.2))
+        store.add(make_nodes(3))
+        assert store.info().legs.lexical == store.lexical

@@ -20,6 +20,7 @@ from qdrant_client import grpc as protocol
 
 from rag_embed.late_chunking import embed_isolated
 from rag_embed.qdrant import CollectionSettings, QdrantChunkStore, VectorStorage
+from rag_embed.qdrant.legs import NO_LEGS
 from rag_embed.qdrant.points import nodes_to_points, split_requests
 from rag_embed.qdrant.port import Search, VectorPrefix, run_blocking
 from tests.qdrant_cases import ask, make_nodes, make_vectors, nearest, where
@@ -310,7 +311,9 @@ def test_the_same_over_grpc() -> None:
     port = grpc_server.add_insecure_port("127.0.0.1:0")
     grpc_server.start()
     storage = VectorStorage(encoding="binary", prefix_dim=4)
-    request = CollectionSettings().to_request("dense", 8, None, storage=storage, has_tenants=True)
+    request = CollectionSettings().to_request(
+        "dense", 8, None, storage=storage, has_tenants=True, legs=NO_LEGS, token_dim=0
+    )
     vector = make_vectors(1)[0]
     options = {"prefer_grpc": True, "client_options": {"grpc_port": port}}
     try:

@@ -107,6 +107,8 @@ def info(
             "fingerprint": schema.fingerprint,
             "model": made_by and made_by["model"],
             "adapter": made_by and made_by["adapter"],
+            "words": schema.legs.lexical and (schema.legs.lexical.language or "any language"),
+            "tokens": schema.legs.tokens,
             "precision": made_by and (made_by["dtype"] or describe_auto()),
         }
         report = chunk_store.check() if check else None

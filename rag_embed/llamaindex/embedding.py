@@ -27,6 +27,7 @@ from rag_embed.guards import Guard
 from rag_embed.late_chunking import Strategy
 from rag_embed.late_interaction import TokenVectors
 from rag_embed.llamaindex.arguments import EMBEDDING_WORDS, take_arguments
+from rag_embed.llamaindex.chunked_nodes import make_document, read_tokens
 from rag_embed.llamaindex.context import (
     group_by_context,
     rebuild_context,
@@ -74,8 +75,7 @@ class ContextualEmbedding(BaseEmbedding):
         dim: Dimensions that are kept of a vector (Matryoshka); None keeps all.
         precision: "float", or "int8" or "binary" codes.
         insist: Guards that are lifted, see `rag_embed.guards`.
-        token_neighbours: Token vectors go beside each chunk vector, for stores that keep them: so many tokens
-            in reading order are averaged into one. None keeps none.
+        token_neighbours: Tokens averaged into each token vector beside a chunk vector; None keeps none.
         show_progress: Whether there is a progress bar over documents.
 
     Raises:

@@ -86,14 +86,11 @@ def test_index_reopen_ask_rerank(tmp_path: Path, model: ContextualEmbedding) -> 
         assert found[0].node.ref_doc_id == "lists"
         text = TOPICS["lists"]
         assert found[0].node.text == text[found[0].node.start_char_idx : found[0].node.end_char_idx]
-        for method, forwards in (("feedback", 0), ("listwise", 1)):
-            reranker = ListwiseRerank(embed_model=model, vector_store=store, method=method, top_n=3)
-            before = model.encoder.forward_count
-            hits = reranker.postprocess_nodes(found, query_bundle=bundle)
-            assert model.encoder.forward_count - before == forwards
-            assert len(hits) == 3
-            assert {hit.node.node_id for hit in hits} < {hit.node.node_id for hit in found}
-            assert hits[0].node.ref_doc_id == "lists"
+        reranker = ListwiseRerank(embed_model=model, vector_store=store, top_n=3)
+        hits = reranker.postprocess_nodes(found, query_bundle=bundle)
+        assert len(hits) == 3
+        assert {hit.node.node_id for hit in hits} < {hit.node.node_id for hit in found}
+        assert hits[0].node.ref_doc_id == "lists"
         late_comer = Document(text=TOPICS["del"], id_="del", metadata={"topic": "del"})
         index.insert(late_comer)
         check_store(store, [*nodes, *parser_of(model)([late_comer])])
