@@ -51,7 +51,7 @@ test-all: $(VENV)/.bench  ## Run the slow tests too
 bench: $(VENV)/.bench  ## Measure everything and render docs/benchmarks.md
 	$(BIN)/python -m benchmarks
 
-demo: $(VENV)/.user  ## Compare isolated, contextual and reranked retrieval; DOCS=folder QUERY="..." for your own
+demo: $(VENV)/.user  ## Show isolated chunks, chunks in context, and these with words; DOCS=folder QUERY="..." for your own
 	$(BIN)/rag-embed demo $(if $(DOCS),--docs "$(DOCS)") $(if $(QUERY),--query "$(QUERY)")
 
 clean:  ## Remove the virtual environment and everything that was built

@@ -7,6 +7,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -125,10 +126,12 @@ def make_chunks(count: int, rng: np.random.Generator) -> list[TextNode]:
 def time_queries(*, points: int, queries: int) -> dict[str, object]:
     """Ask one folder in every way; the encoder is left out."""
     rng = np.random.default_rng(0)
-    with tempfile.TemporaryDirectory() as folder, QdrantChunkStore("docs", path=folder, **LEGS[ALL]) as store:
-        for begin in range(0, points, 1_000):
-            store.add(make_chunks(min(1_000, points - begin), rng))
-        size_bytes = sum(path.stat().st_blocks * 512 for path in Path(folder).rglob("*") if path.is_file())
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        with QdrantChunkStore("docs", path=folder, **LEGS[ALL]) as new:
+            for begin in range(0, points, 1_000):
+                new.add(make_chunks(min(1_000, points - begin), rng))
+        size_bytes = sum(path.stat().st_size for path in Path(folder).rglob("matrix.dat"))
+        store = stack.enter_context(QdrantChunkStore("docs", path=folder))
         texts = [node.text.split()[:8] for node in store.get_nodes(limit=queries)]
         vectors = rng.normal(size=(queries, DIM)).tolist()
         tokens = [to_units(rng.normal(size=(12, DIM))) for _ in range(queries)]

@@ -443,13 +443,13 @@ def test_demo_compares_three_ways_and_embeds_once(run: Run, docs: Path, tmp_path
     first = succeed(run(*arguments, "--query", "Where was the café's owner trained?", "--json"))
     assert first["embedded"] == {"isolated chunks": 5, "in context, with words": 5}
     (question,) = first["questions"]
-    for way in ("isolated chunks", "in context, with words", "the same + reranked"):
+    for way in ("isolated chunks", "chunks in context", "in context, with words"):
         assert len(question[way]) == 3
     tokens = token_count()
     second = run(*arguments, "--query", "Where was the café's owner trained?", env={"COLUMNS": "160"})
     assert second.exit_code == 0, second.stderr
     assert second.stderr.count("nothing was embedded") == 2
-    assert "the same + reranked" in second.stdout
+    assert "chunks in context" in second.stdout
     assert "docs/cafe.md" in second.stdout
     first_passage = question["in context, with words"][0]
     assert f"{first_passage['start']}-{first_passage['end']}" in second.stdout

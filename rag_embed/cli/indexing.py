@@ -121,7 +121,7 @@ def demo(
     chunk_size: opt.ChunkSize = opt.DEFAULT_CHUNK_SIZE,
     json: opt.Json = False,
 ) -> None:
-    """Show isolated, contextual and reranked retrieval side by side, by default on Python's documentation."""
+    """Show side by side what isolated chunks, chunks in context, and these with words find."""
     output = Output(as_json=json)
     (reading,) = read_sources([docs] if docs else [], docs is None, store, output)
     if not reading.documents:
