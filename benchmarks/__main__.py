@@ -17,6 +17,8 @@ SCRIPTS = (
     "filters",
     "filter_ablation",
     "hybrid",
+    "legs",
+    "token_forms",
     "negation",
     "precision",
     "short_documents",

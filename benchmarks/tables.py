@@ -137,6 +137,46 @@ def short_documents(result: Result) -> str:
     return make_table(["documents of one sentence", "ms each", "× plain nodes"], rows)
 
 
+def leg_ingestion(result: Result) -> str:
+    """Seconds to embed and store the same chunks, with what beside the vectors."""
+    entry = result["results"]["ingestion"]
+    rows = [
+        [
+            name,
+            f"{row['seconds']:.2f}",
+            format_ratio(row["x vectors alone"]),
+            format_ratio(row["speed x peer"]) if "speed x peer" in row else "–",
+        ]
+        for name, row in entry["rows"].items()
+    ]
+    header = [f"{entry['chunks']} chunks", "seconds", "time × vectors alone", "speed × LlamaIndex"]
+    return make_table(header, rows)
+
+
+def leg_queries(result: Result) -> str:
+    """Milliseconds of a question, encoder left out, and bytes of a chunk."""
+    entry = result["results"]["queries"]
+    rows = [[name, f"{ms:.2f}"] for name, ms in entry["ms"].items()]
+    cross = result["results"]["cross-encoder of 50 candidates, ms"]
+    rows.append(["a cross-encoder of MiniLM's size, 50 candidates (cost alone)", f"{cross:,.0f}"])
+    kept = ", ".join(f"{name} {count:,}" for name, count in entry["bytes per chunk"].items())
+    table = make_table([f"question, {entry['chunks']:,} chunks in a folder", "ms"], rows)
+    return f"{table}\n\nBytes of a chunk on disk: {kept}."
+
+
+def token_forms(result: Result) -> str:
+    """nDCG@10 of hybrid search with late interaction, by what is kept of token states."""
+    sets = result["results"]
+    forms = [row["form"] for row in next(iter(sets.values()))["rows"]]
+    rows = []
+    for place, form in enumerate(forms):
+        entries = [entry["rows"][place] for entry in sets.values()]
+        values = [entry["nDCG@10"] for entry in entries]
+        mean = f"{sum(values) / len(values):.2f}"
+        rows.append([form, f"{entries[0]['bytes']:,}", *(f"{value:.1f}" for value in values), mean])
+    return make_table(["numbers × tokens averaged", "bytes of 200 tokens", *sets, "mean"], rows)
+
+
 TABLES: Mapping[str, tuple[str, Callable[[Result], str]]] = {
     "throughput": ("throughput", throughput),
     "memory": ("memory", memory),
@@ -156,6 +196,9 @@ TABLES: Mapping[str, tuple[str, Callable[[Result], str]]] = {
     "mteb_agreement": ("mteb_agreement", quality.mteb_agreement),
     "precision": ("precision", quality.precision),
     "short_documents": ("short_documents", short_documents),
+    "leg_ingestion": ("legs", leg_ingestion),
+    "leg_queries": ("legs", leg_queries),
+    "token_forms": ("token_forms", token_forms),
     "filters": ("filters", quality.filters),
 }
 """Result file and renderer of each table."""

@@ -216,6 +216,26 @@ def test_short_documents_runs(tmp_path):
     assert len(results) == 7
 
 
+def test_legs_runs(tmp_path):
+    from benchmarks import legs
+
+    results = run_quick(legs, tmp_path)
+    assert results["ingestion"]["rows"][legs.PLAIN]["x vectors alone"] == [1, 1, 1]
+    sizes = results["queries"]["bytes per chunk"]
+    assert sizes["tokens"] > legs.TOKENS * 48  # four tokens to a vector of 384 halves of a byte
+    assert all(ms > 0 for ms in results["queries"]["ms"].values())
+
+
+def test_token_forms_runs(tiny_sets, monkeypatch):
+    from benchmarks import token_forms
+
+    monkeypatch.setattr(token_forms, "QUICK_SETS", ("cuad_small",))
+    (entry,) = run_quick(token_forms, tiny_sets).values()
+    sizes = {row["form"]: row["bytes"] for row in entry["rows"]}
+    assert sizes["int4 x4"] == 9_600
+    assert sizes["float16 x1"] == 16 * sizes["int4 x4"]
+
+
 def test_seams_runs(tmp_path):
     rows = run_quick(seams, tmp_path)["rows"]
     assert all(0 < row["chunk_vectors"][0] < 1 for row in rows)
