@@ -16,6 +16,7 @@ from llama_index.core.ingestion import IngestionPipeline
 from llama_index.core.node_parser import SentenceSplitter
 
 from rag_embed.llamaindex import ContextualEmbedding, LateChunkingNodeParser
+from rag_embed.stamp import tokens_of
 
 TOPICS = pydoc_data.topics.topics
 
@@ -25,7 +26,10 @@ def read():
 
 
 def facts(nodes):
-    return [(node.node_id, node.ref_doc_id, node.text, node.metadata, node.embedding) for node in nodes]
+    return [
+        (node.node_id, node.ref_doc_id, node.text, node.metadata, node.embedding, tokens_of(node).tolist())
+        for node in nodes
+    ]
 
 
 def main():
@@ -70,7 +74,7 @@ if __name__ == "__main__":
 
 
 def test_workers_give_the_same_bits(tmp_path: Path, tiny_folder: Path) -> None:
-    """No hang, no download, and the same ids, texts, metadata and vectors as without workers."""
+    """No hang, no download, and the same ids, texts, metadata, vectors and token vectors as without."""
     script = tmp_path / "workers.py"
     script.write_text(textwrap.dedent(SCRIPT), encoding="utf-8")
     env = offline_environment(tmp_path, OMP_NUM_THREADS="2")
