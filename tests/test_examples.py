@@ -59,6 +59,20 @@ def test_qdrant_server(capsys: pytest.CaptureFixture[str]) -> None:
             store.clear()
 
 
+def test_hybrid_search(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    (folder / "pump.txt").write_text("The feed pump stands in the cellar. Fault code E-4711 means that its seal leaks.")
+    (folder / "fan.txt").write_text("The fan stands on the roof. Fault code E-4712 means that its belt has slipped.")
+    (folder / "garden.txt").write_text("Roses are cut back in March. They need little water in winter.")
+    load("hybrid_search")(str(folder), "What does E-4711 mean?", str(tmp_path / "data"))
+    first, text = capsys.readouterr().out.splitlines()[:2]
+    assert first.split()[1] == "pump.txt"
+    for stage in ("dense_score", "lexical_score", "retrieval_score", "late_interaction_score"):
+        assert stage in first
+    assert "feed pump" in text
+
+
 def test_ingestion_pipeline(capsys: pytest.CaptureFixture[str]) -> None:
     load("ingestion_pipeline")()
     first, again, changed = capsys.readouterr().out.splitlines()
