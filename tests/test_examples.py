@@ -62,8 +62,8 @@ def test_qdrant_server(capsys: pytest.CaptureFixture[str]) -> None:
 def test_hybrid_search(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = tmp_path / "texts"
     folder.mkdir()
-    (folder / "pump.txt").write_text("The feed pump stands in the cellar. Fault code E-4711 means that its seal leaks.")
-    (folder / "fan.txt").write_text("The fan stands on the roof. Fault code E-4712 means that its belt has slipped.")
+    (folder / "pump.txt").write_text("The feed pump stands in the cellar. Fault E-4711: its seal leaks.")
+    (folder / "fan.txt").write_text("The fan stands on the roof. Fault E-4712: its belt has slipped.")
     (folder / "garden.txt").write_text("Roses are cut back in March. They need little water in winter.")
     load("hybrid_search")(str(folder), "What does E-4711 mean?", str(tmp_path / "data"))
     first, text = capsys.readouterr().out.splitlines()[:2]
