@@ -19,6 +19,7 @@ import subprocess
 import sys
 import threading
 import time
+import uuid
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, field, replace
@@ -226,7 +227,7 @@ class Yard:
             "train": ("train", *asked, "--steps", 4, "--out", self.folder / "adapter"),
             "evaluate": ("evaluate", *asked, "--arms", "late, bm25", "--cache", self.folder / "cache"),
         }
-        indexing = ("index", docs, *model, "--store", store)
+        indexing = ("index", docs, *model, "--words", "--tokens", "--store", store)
         return self.forge.run("command", *words.get(operation, indexing), moment=moment)
 
 
@@ -343,8 +344,11 @@ def _optimize(words: list[str]) -> int:
 
 
 def _dump(words: list[str]) -> int:
-    """Print everything that a store holds."""
+    """Print everything that a store holds, words and token vectors too."""
+    import qdrant_edge
+
     from rag_embed.qdrant import QdrantChunkStore
+    from rag_embed.qdrant.points import point_id
 
     with QdrantChunkStore("documents", path=words[0]) as store:
         nodes = sorted(store.get_nodes(), key=lambda node: node.node_id)
@@ -354,8 +358,20 @@ def _dump(words: list[str]) -> int:
             "ids": [node.node_id for node in nodes],
             "nodes": {node.node_id: [node.get_content(), node.metadata, node.embedding] for node in nodes},
         }
+    shard = qdrant_edge.EdgeShard.load(str(Path(words[0]) / "documents" / "shard"))
+    ids: list[int | uuid.UUID | str] = [point_id(node.node_id) for node in nodes]
+    points = shard.retrieve(ids, with_payload=False, with_vector=True)
+    content["vectors"] = {str(point.id): _plain(point.vector) for point in points}
     sys.stdout.write(json.dumps(content))
     return 0
+
+
+def _plain(vectors: Any) -> dict[str, Any]:
+    """The vectors of a point by name, as JSON has them; a sparse one as pairs of its term and its weight."""
+    plain = dict(vectors)
+    words = plain["lexical"]
+    plain["lexical"] = sorted(zip(words.indices, words.values, strict=True))
+    return plain
 
 
 _OPERATIONS = {"command": _command, "optimize": _optimize, "dump": _dump}
