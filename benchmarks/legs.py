@@ -118,7 +118,7 @@ def make_chunks(first: int, last: int, rng: np.random.Generator) -> list[TextNod
         node = TextNode(id_=f"n{number}", text=text, embedding=vector.tolist())
         states = (centre + rng.normal(size=(TOKENS, DIM))).astype(np.float32)
         stamp = ChunkStamp(f"{number:032x}", 0, len(text), fingerprint="f")
-        stamp_node(node, stamp, tokens=TokenForm().keep(states))
+        stamp_node(node, stamp, tokens=TokenForm().keep(torch.from_numpy(states)).numpy())
         nodes.append(node)
     return nodes
 

@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 from llama_index.core.schema import TextNode
 from llama_index.core.vector_stores.types import VectorStoreQuery, VectorStoreQueryMode
 
@@ -75,7 +76,7 @@ def pool(nodes: Sequence[TextNode], neighbours: int) -> list[TextNode]:
         assert kept is not None
         assert stamp is not None
         copy = node.model_copy()
-        stamp_node(copy, stamp, tokens=form.keep(to_units(kept)))
+        stamp_node(copy, stamp, tokens=form.keep(torch.from_numpy(to_units(kept))).numpy())
         pooled.append(copy)
     return pooled
 

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice
+from typing import TypeAlias
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from rag_embed.chunked_text import ChunkedText
+from rag_embed.document_reading import prepare_alone, prepare_in_context
+from rag_embed.encoder import Encoder
 from rag_embed.errors import EmptyTextError
 from rag_embed.guards import (
     Side,
@@ -21,14 +25,10 @@ from rag_embed.guards import (
     check_native,
     check_prefixes,
 )
-from rag_embed.late_chunking import check_blend, embed_isolated, make_isolated_reading
+from rag_embed.late_chunking import check_blend, embed_isolated
 from rag_embed.late_interaction import SpanTokens, TokenVectors, embed_query_tokens
 from rag_embed.max_sim import DEFAULT_FORM, KeptTokens, TokenForm
-from rag_embed.native import make_native_reading
 from rag_embed.passes import (
-    JoinedReading,
-    Reading,
-    TokenEncoder,
     WindowReading,
     make_window_reading,
     read,
@@ -37,30 +37,38 @@ from rag_embed.passes import (
 )
 from rag_embed.pooling import blend
 from rag_embed.recipe import Recipe
-from rag_embed.spans import CharSpan, align_tokens, find_tokens
+from rag_embed.spans import CharSpan, align_tokens
 from rag_embed.vector_form import form_vectors
 
 logger = logging.getLogger(__name__)
+
+Embedded: TypeAlias = tuple[Float[Tensor, "chunks form_dim"], list[KeptTokens | None]]
+"""Vectors of a document's chunks, and what is kept of their token states."""
 
 _GROUP = 64
 """Documents that are made ready together; the short ones among them share passes."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class ChunkEmbedder:
     """Embeds by a recipe. Use `load_embedder`.
 
     Attributes:
         recipe: How vectors are made.
         encoder: Reads queries, and chunks alone.
-        context_encoder: Reads windows: the same, or with the recipe's adapter merged into it.
+        load_context_encoder: Loads what reads windows, at its first use: who only asks never needs it.
         token_form: What `embed_with_tokens` keeps of token states.
     """
 
     recipe: Recipe
-    encoder: TokenEncoder
-    context_encoder: TokenEncoder
+    encoder: Encoder
+    load_context_encoder: Callable[[], Encoder]
     token_form: TokenForm = DEFAULT_FORM
+
+    @cached_property
+    def context_encoder(self) -> Encoder:
+        """Reads windows: the encoder itself, or another with the recipe's adapter merged into it."""
+        return self.load_context_encoder()
 
     def embed_chunks(
         self, text: str, spans: Sequence[CharSpan], *, metadata: Mapping[str, object] | None = None
@@ -104,9 +112,7 @@ class ChunkEmbedder:
         for vectors, _ in self._embed_all(documents, with_tokens=False):
             yield vectors
 
-    def embed_with_tokens(
-        self, documents: Iterable[ChunkedText]
-    ) -> Iterator[tuple[Float[Tensor, "chunks form_dim"], list[KeptTokens | None]]]:
+    def embed_with_tokens(self, documents: Iterable[ChunkedText]) -> Iterator[Embedded]:
         """Embed the chunks of many documents, and keep their token vectors, in the same pass.
 
         Args:
@@ -159,9 +165,7 @@ class ChunkEmbedder:
         """
         return embed_query_tokens(self.encoder, query, prefix=self.recipe.prefix("query"))
 
-    def _embed_all(
-        self, documents: Iterable[ChunkedText], *, with_tokens: bool
-    ) -> Iterator[tuple[Float[Tensor, "chunks form_dim"], list[KeptTokens | None]]]:
+    def _embed_all(self, documents: Iterable[ChunkedText], *, with_tokens: bool) -> Iterator[Embedded]:
         self._check()
         remaining = iter(documents)
         while group := list(islice(remaining, _GROUP)):
@@ -202,20 +206,22 @@ class ChunkEmbedder:
         prefixed = [own + text for text in texts]
         return embed_isolated(self.encoder, prefixed, options=recipe.window_options, form=recipe.form)
 
-    def _embed_group(
-        self, documents: Sequence[ChunkedText], with_tokens: bool
-    ) -> Iterator[tuple[Float[Tensor, "chunks form_dim"], list[KeptTokens | None]]]:
+    def _embed_group(self, documents: Sequence[ChunkedText], with_tokens: bool) -> Iterator[Embedded]:
         recipe = self.recipe
-        prepared = [self._prepare(document, with_tokens) for document in documents]
+        form = self.token_form if with_tokens else None
+        prepared = prepare_in_context(self.context_encoder, documents, recipe, form)
         in_context = read_all(self.context_encoder, [reading for reading, _ in prepared])
         # A blend needs every chunk alone too; else only those that no window knows.
         rows_alone = [
-            [row for row in range(len(document.spans)) if recipe.strategy == "blend" or row not in rows]
+            sorted(set(range(len(document.spans))) - (set() if recipe.strategy == "blend" else set(rows)))
             for document, (_, rows) in zip(documents, prepared, strict=True)
         ]
         alone = read_all(
             self.encoder,
-            [self._prepare_alone(*each) for each in zip(documents, rows_alone, strict=True)],
+            [
+                prepare_alone(self.encoder, document, rows, recipe)
+                for document, rows in zip(documents, rows_alone, strict=True)
+            ],
         )
         for document, (reading, rows), context_means, others, means in zip(
             documents, prepared, in_context, rows_alone, alone, strict=True
@@ -223,64 +229,13 @@ class ChunkEmbedder:
             vectors = torch.empty(len(document.spans), recipe.dim or self.encoder.dim)
             vectors[others] = form_vectors(means, recipe.form)
             of_windows = form_vectors(context_means, recipe.form)
-            known = list(rows)
-            if recipe.strategy == "blend" and known:
-                of_windows = blend(of_windows, vectors[known], recipe.alpha)
-            vectors[known] = of_windows
+            if recipe.strategy == "blend" and rows:
+                of_windows = blend(of_windows, vectors[rows], recipe.alpha)
+            vectors[rows] = of_windows
             tokens: list[KeptTokens | None] = [None] * len(document.spans)
             if isinstance(reading, WindowReading) and reading.readers:
                 (reader,) = reading.readers
                 assert isinstance(reader, SpanTokens)
-                for row, kept in zip(known, reader.kept(), strict=True):
+                for row, kept in zip(rows, reader.kept(), strict=True):
                     tokens[row] = kept
             yield vectors, tokens
-
-    def _prepare(self, document: ChunkedText, with_tokens: bool) -> tuple[Reading, Mapping[int, None]]:
-        """Make ready what is read in context, and say which chunks have a row in it."""
-        recipe, encoder = self.recipe, self.context_encoder
-        nothing: Reading = JoinedReading([], encoder.dim)
-        count, prefix = len(document.spans), recipe.prefix("document")
-        if recipe.strategy == "isolated":
-            return nothing, {}
-        if recipe.strategy == "native":
-            chunks = [document.text[span.start : span.end] for span in document.spans]
-            try:
-                reading = make_native_reading(
-                    encoder, chunks, prefix=prefix, head=document.head, options=recipe.window_options
-                )
-            except EmptyTextError:
-                _warn_of_chunks_without_context(count, document)
-                return nothing, {}
-            return reading, dict.fromkeys(range(count))
-        tokens = encoder.tokenize(document.text)
-        spans = find_tokens(document.text, tokens.starts, tokens.ends, document.spans)
-        rows = [row for row, span in enumerate(spans) if len(span)]
-        if len(rows) < count:
-            _warn_of_chunks_without_context(count - len(rows), document)
-        if not rows:
-            return nothing, {}
-        known = [spans[row] for row in rows]
-        head_ids = tokenize_head(encoder, prefix + document.head, recipe.window_options)
-        reading = make_window_reading(
-            encoder,
-            tokens.ids,
-            known,
-            head_ids=head_ids,
-            options=recipe.window_options,
-            readers=[SpanTokens(known, self.token_form)] if with_tokens else [],
-        )
-        return reading, dict.fromkeys(rows)
-
-    def _prepare_alone(self, document: ChunkedText, rows: Sequence[int]) -> Reading:
-        texts, prefix = document.texts, self.recipe.prefix("document")
-        prefixed = [prefix + texts[row] for row in rows]
-        return make_isolated_reading(self.encoder, prefixed, options=self.recipe.window_options)
-
-
-def _warn_of_chunks_without_context(count: int, document: ChunkedText) -> None:
-    logger.warning(
-        "%d of %d chunks have no token and are embedded alone, in a document that begins %r",
-        count,
-        len(document.spans),
-        document.text[:40],
-    )

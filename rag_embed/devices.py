@@ -29,6 +29,15 @@ def pick_dtype(device: torch.device) -> torch.dtype:
     return torch.float32
 
 
+def pick_batch_tokens(device: torch.device) -> int:
+    """Pick how many tokens a forward pass over several texts has where nobody says.
+
+    A CPU is busy with a thousand tokens, whose states its caches still hold. An accelerator spends several
+    milliseconds on starting a pass, whatever is in it (docs/benchmarks.md, "On an accelerator").
+    """
+    return 1024 if device.type == "cpu" else 16384
+
+
 def describe_auto() -> str:
     """What "auto" stands for on this machine, in words."""
     device = pick_device()

@@ -19,13 +19,11 @@ from torch import Tensor
 
 from rag_embed.adapter import Adapter, merge_adapter
 from rag_embed.checkpoint import load_checkpoint
+from rag_embed.devices import pick_batch_tokens
 from rag_embed.errors import ContextOverflowError, NonFiniteError, UnsupportedModelError
 from rag_embed.guards import Guard, check_dtype
 from rag_embed.profiles import Profile
 from rag_embed.tokens import Tokens
-
-BATCH_TOKENS = 1024
-"""Most tokens of a forward pass over several texts, where nobody says otherwise."""
 
 _FILLER_TOKENS = 32
 
@@ -38,7 +36,7 @@ class Encoder:
         adapter: What is merged into its weights.
         device: Where the model runs.
         dtype: Precision of its weights and states.
-        batch_tokens: Most tokens in one forward pass over several texts.
+        batch_tokens: Most tokens in one forward pass over several texts; None is what suits the device.
         insist: Guards that are lifted, see `guards.py`.
 
     Attributes:
@@ -52,7 +50,7 @@ class Encoder:
         *,
         device: torch.device,
         dtype: torch.dtype,
-        batch_tokens: int = BATCH_TOKENS,
+        batch_tokens: int | None = None,
         adapter: Adapter | None = None,
         insist: Collection[Guard] = (),
     ) -> None:
@@ -62,7 +60,7 @@ class Encoder:
         self.insist: Collection[Guard] = frozenset(insist)
         self.device = device
         self.dtype = dtype
-        self.batch_tokens = batch_tokens
+        self.batch_tokens = batch_tokens or pick_batch_tokens(device)
         self.forward_count = 0
         self.token_count = 0
         self._lock = threading.Lock()
@@ -100,6 +98,11 @@ class Encoder:
     def capacity(self) -> int:
         """Most tokens of a text in one forward pass, special tokens not included."""
         return self.max_tokens - len(self.prefix_ids) - len(self.suffix_ids)
+
+    @property
+    def shared_pass_tokens(self) -> int:
+        """Length of the passes that short texts share: one size per device, whatever `batch_tokens` is."""
+        return pick_batch_tokens(self.device) // 4
 
     def tokenize(self, text: str) -> Tokens:
         """Tokenise a whole text of any length, without special tokens.

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -39,8 +40,8 @@ class SpanTokens:
     def __init__(self, token_spans: Sequence[TokenSpan], form: TokenForm) -> None:
         self._spans = token_spans
         self._form = form
-        self._open: dict[int, list[Float[np.ndarray, "_ dim"]]] = {}
-        self._done: dict[int, KeptTokens] = {}
+        self._open: dict[int, list[Float[Tensor, "_ dim"]]] = {}
+        self._done: dict[int, Tensor] = {}
         self._pending = sorted(range(len(token_spans)), key=lambda i: token_spans[i].start, reverse=True)
 
     def add(self, token_states: Float[Tensor, "tokens dim"], start: int) -> None:
@@ -51,14 +52,12 @@ class SpanTokens:
         end = start + len(token_states)
         while self._pending and self._spans[self._pending[-1]].start < end:
             self._open[self._pending.pop()] = []
-        if not self._open:
-            return
-        states = token_states.float().cpu().numpy()
         for index in list(self._open):
             span = self._spans[index]
-            self._open[index].append(states[max(span.start - start, 0) : span.end - start].copy())
+            own = token_states[max(span.start - start, 0) : span.end - start]
+            self._open[index].append(own.to(torch.float32, copy=True))
             if span.end <= end:
-                states_of_chunk = np.concatenate(self._open.pop(index))
+                states_of_chunk = torch.cat(self._open.pop(index))
                 if len(states_of_chunk) == len(span):
                     self._done[index] = self._form.keep(states_of_chunk)
 
@@ -73,7 +72,9 @@ class SpanTokens:
                 f"states of {len(self._spans) - len(self._done)} of {len(self._spans)} chunks are missing; "
                 "add every window of the document before taking the vectors"
             )
-        return [self._done[index] for index in range(len(self._spans))]
+        done = [self._done[index] for index in range(len(self._spans))]
+        moved = torch.cat(done).cpu().split([len(each) for each in done]) if done else []
+        return [each.numpy() for each in moved]
 
 
 def embed_query_tokens(encoder: TokenEncoder, query: str, *, prefix: str = "") -> TokenVectors:

@@ -7,6 +7,7 @@ import os
 import threading
 from collections import deque
 from collections.abc import Collection
+from functools import partial
 from pathlib import Path
 from weakref import WeakValueDictionary
 
@@ -14,8 +15,8 @@ import torch
 
 from rag_embed.adapter import Adapter, locate_adapter
 from rag_embed.chunk_embedder import ChunkEmbedder
-from rag_embed.devices import Dtype, has_fast_bfloat16, pick_device, pick_dtype
-from rag_embed.encoder import BATCH_TOKENS, Encoder
+from rag_embed.devices import Dtype, has_fast_bfloat16, pick_batch_tokens, pick_device, pick_dtype
+from rag_embed.encoder import Encoder
 from rag_embed.guards import Guard
 from rag_embed.max_sim import DEFAULT_FORM, TokenForm
 from rag_embed.profiles import EMBEDDED_MODEL, Profile, locate_checkpoint
@@ -37,7 +38,7 @@ def load_encoder(
     revision: str | None = None,
     device: str | None = None,
     dtype: Dtype = "auto",
-    batch_tokens: int = BATCH_TOKENS,
+    batch_tokens: int | None = None,
     adapter: str | Path | None = None,
     insist: Collection[Guard] = (),
 ) -> Encoder:
@@ -48,8 +49,8 @@ def load_encoder(
         revision: Commit of the hub repository.
         device: A torch device; by default the accelerator if there is one.
         dtype: "auto" is float32 on a CPU, and bfloat16 on accelerators that compute it natively.
-        batch_tokens: Most tokens in one forward pass over several texts. Encoders that differ in it alone
-            share their weights.
+        batch_tokens: Most tokens in one forward pass over several texts; None is what suits the device.
+            Encoders that differ in it alone share their weights.
         adapter: The name of a shipped adapter or a folder, merged into the weights; None leaves them as they
             are.
         insist: Guards that are lifted: "late", "dim", "precision", "float16", "prefix"; see `guards.py`.
@@ -66,6 +67,7 @@ def load_encoder(
     located = None if adapter is None else locate_adapter(adapter)
     profile = locate_checkpoint(str(model), revision=revision)
     weights = (profile, target, precision, located)
+    batch_tokens = batch_tokens or pick_batch_tokens(target)
     key = (weights, batch_tokens, frozenset(insist))
     with _lock:
         encoder = _loaded.get(key)
@@ -116,7 +118,7 @@ def load_embedder(
     recipe: Recipe | None = None,
     *,
     device: str | None = None,
-    batch_tokens: int = BATCH_TOKENS,
+    batch_tokens: int | None = None,
     insist: Collection[Guard] = (),
     token_form: TokenForm | None = None,
 ) -> ChunkEmbedder:
@@ -125,7 +127,7 @@ def load_embedder(
     Args:
         recipe: How vectors are made; by default as `ContextualEmbedding()` makes them.
         device: A torch device; by default the accelerator if there is one.
-        batch_tokens: Most tokens in one forward pass over several texts.
+        batch_tokens: Most tokens in one forward pass over several texts; None is what suits the device.
         insist: Guards that are lifted, see `rag_embed.guards`.
         token_form: What is kept of token states, where they are asked for.
 
@@ -135,16 +137,14 @@ def load_embedder(
     """
     recipe = Recipe() if recipe is None else recipe
     adapter = recipe.located_adapter
-    encoder, context_encoder = (
-        load_encoder(
-            recipe.model,
-            revision=recipe.revision,
-            device=device,
-            dtype=recipe.dtype,
-            batch_tokens=batch_tokens,
-            adapter=folder,
-            insist=insist,
-        )
-        for folder in (None, adapter.folder if adapter else None)
+    load = partial(
+        load_encoder,
+        recipe.model,
+        revision=recipe.revision,
+        device=device,
+        dtype=recipe.dtype,
+        batch_tokens=batch_tokens,
+        insist=insist,
     )
-    return ChunkEmbedder(recipe, encoder, context_encoder, token_form or DEFAULT_FORM)
+    load_context_encoder = partial(load, adapter=adapter.folder if adapter else None)
+    return ChunkEmbedder(recipe, load(), load_context_encoder, token_form or DEFAULT_FORM)

@@ -13,7 +13,10 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from jaxtyping import Float
+from torch import Tensor
+from torch.nn.functional import normalize, pad
 
 from rag_embed.errors import DimensionMismatchError, InputError
 
@@ -46,23 +49,24 @@ class TokenForm:
         pooled = f", {self.neighbours} tokens to a vector" if self.neighbours > 1 else ""
         return f"{self.encoding}{pooled}"
 
-    def keep(self, token_states: Float[np.ndarray, "tokens dim"]) -> KeptTokens:
+    def keep(self, token_states: Float[Tensor, "tokens dim"]) -> Tensor:
         """Keep the token states of a chunk.
 
         Args:
             token_states: In reading order, at least one.
 
         Returns:
-            A row per vector: neighbours averaged as unit vectors, in the numbers of the encoding. Only the
-            directions of the rows count; `to_units` makes unit vectors of them.
+            A row per vector, on the device of the states: neighbours averaged as unit vectors, in the numbers
+            of the encoding. Only the directions of the rows count; `to_units` makes unit vectors of them.
         """
-        units = to_units(token_states)
-        starts = np.arange(0, len(units), self.neighbours)
-        pooled = np.add.reduceat(units, starts, axis=0)
+        units: Tensor = normalize(token_states.float())
+        missing = -len(units) % self.neighbours
+        pooled = pad(units, (0, 0, 0, missing)).unflatten(0, (-1, self.neighbours)).sum(dim=1)
         if self.encoding == "float16":
-            return to_units(pooled).astype(np.float16)
-        largest = np.abs(pooled).max(axis=1, keepdims=True)
-        return np.round(pooled / np.where(largest > 0, largest, 1.0) * _LEVELS).astype(np.int8)
+            return normalize(pooled).half()
+        largest = pooled.abs().amax(dim=1, keepdim=True)
+        scaled: Tensor = pooled / torch.where(largest > 0, largest, 1.0) * _LEVELS
+        return scaled.round().to(torch.int8)
 
 
 DEFAULT_FORM = TokenForm()

@@ -43,6 +43,8 @@ class TokenEncoder(Protocol):
     def max_tokens(self) -> int: ...  # noqa: D102
     @property
     def capacity(self) -> int: ...  # noqa: D102
+    @property
+    def shared_pass_tokens(self) -> int: ...  # noqa: D102
     def tokenize(self, text: str) -> Tokens: ...  # noqa: D102
     def tokenize_all(self, texts: Sequence[str]) -> list[Tokens]: ...  # noqa: D102
     def tokenize_template(self, template: str, **fields: str) -> Int[np.ndarray, " _"]: ...  # noqa: D102
@@ -72,9 +74,6 @@ class WindowOptions:
 
 
 DEFAULT_WINDOWS = WindowOptions()
-
-SHARED_PASS_TOKENS = 256
-"""Length of the passes that short documents share; those of at most a quarter of it do."""
 
 
 @runtime_checkable
@@ -202,8 +201,9 @@ def read(encoder: TokenEncoder, reading: Reading) -> Float[Tensor, "rows dim"]:
 def read_all(encoder: TokenEncoder, readings: Sequence[Reading]) -> list[Float[Tensor, "rows dim"]]:
     """Send many readings through the encoder, with the same bits for each as if it were the only one.
 
-    Short readings share passes of one fixed size, in which company changes no bit (`Encoder.encode`); longer
-    ones go through by themselves. Which is which depends on the reading alone.
+    Short readings, of at most a quarter of a shared pass, go through in passes of one fixed size, in which
+    company changes no bit (`Encoder.encode`); longer ones go through by themselves. Which is which depends on
+    the reading alone.
 
     Args:
         encoder: Gives token states.
@@ -216,10 +216,10 @@ def read_all(encoder: TokenEncoder, readings: Sequence[Reading]) -> list[Float[T
         return [read(encoder, reading) for reading in readings]
     special = len(encoder.prefix_ids) + len(encoder.suffix_ids)
     sizes = [sum(len(ids) + special for ids in reading.sequences) for reading in readings]
-    is_short = [size <= SHARED_PASS_TOKENS // 4 for size in sizes]
+    is_short = [size <= encoder.shared_pass_tokens // 4 for size in sizes]
     together = [reading for reading, short in zip(readings, is_short, strict=True) if short]
     states = encoder.encode(
-        chain.from_iterable(reading.sequences for reading in together), pass_tokens=SHARED_PASS_TOKENS
+        chain.from_iterable(reading.sequences for reading in together), pass_tokens=encoder.shared_pass_tokens
     )
     return [
         reading.finish(states) if short else read(encoder, reading)

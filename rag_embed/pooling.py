@@ -16,7 +16,8 @@ from rag_embed.spans import TokenSpan
 class SpanPool:
     """Running means of the chunks of one document, fed window by window.
 
-    Only one sum per chunk is kept, so the memory does not depend on the document's length.
+    Only one sum per chunk is kept, where the states are, so the memory does not depend on the document's
+    length and an accelerator never waits for them.
 
     Args:
         token_spans: One half-open range per chunk, counted from the document's first token; may overlap.
@@ -39,7 +40,8 @@ class SpanPool:
     def add(self, token_states: Float[Tensor, "tokens dim"], start: int) -> None:
         """Take in the states of consecutive tokens, the first of which is the document's token `start`."""
         end = start + len(token_states)
-        states = token_states.to("cpu", torch.float32)
+        states = token_states.float()
+        self._sums = self._sums.to(states.device)
         for index in ((self._starts < end) & (self._ends > start)).nonzero().flatten().tolist():
             first = max(int(self._starts[index]), start)
             last = min(int(self._ends[index]), end)
@@ -59,7 +61,7 @@ class SpanPool:
                 f"{int(-missing.clamp(max=0).sum())} were added twice; add every window of the document once "
                 "before taking the means"
             )
-        return self._sums / self._counts[:, None]
+        return self._sums.cpu() / self._counts[:, None]
 
 
 def pool_spans(

@@ -39,6 +39,7 @@ SHAPES_CHECKED = [
     "rag_embed.late_chunking",
     "rag_embed.vector_space",
     "rag_embed.recipe",
+    "rag_embed.document_reading",
     "rag_embed.chunk_embedder",
     "rag_embed.listwise",
 ]

@@ -45,6 +45,7 @@ RING_2 = {
     "vector_space",
     "recipe",
     "chunked_text",
+    "document_reading",
     "chunk_embedder",
     "listwise",
 }

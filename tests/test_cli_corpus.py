@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import date
+from typing import Any
 
 import pytest
 from llama_index.core import Document
+from llama_index.core.schema import BaseNode
 
 from rag_embed import ContextualEmbedding, LateChunkingNodeParser, QdrantChunkStore, join_pages
-from rag_embed.errors import FingerprintMismatchError, InputError
+from rag_embed.errors import EmptyTextError, FingerprintMismatchError, InputError
 from rag_embed.llamaindex.corpus import Corpus, SyncStep
 
 
@@ -104,3 +107,50 @@ def test_doubled_ids_and_foreign_vectors_are_refused_before_anything_is_written(
         with pytest.raises(FingerprintMismatchError, match=r"/blend/.*/isolated/"):
             other.sync([page(2, "Two.")])
         assert store.count() == 1
+
+
+def sentences(count: int) -> list[Document]:
+    return [
+        Document(text=f"Shop number {number} opens at nine.", id_=f"d{number}") for number in range(count)
+    ]
+
+
+def test_short_documents_share_passes_and_have_the_vectors_that_each_gets_alone() -> None:
+    model = ContextualEmbedding(strategy="late", dtype="float32", device="cpu")
+    documents = sentences(40)
+    with (
+        QdrantChunkStore("together", location=":memory:") as together,
+        QdrantChunkStore("apart", location=":memory:") as apart,
+    ):
+        before = model.context_encoder.forward_count
+        Corpus(together, embed_model=model).sync(documents)
+        assert model.context_encoder.forward_count - before <= 4
+        for document in documents:
+            Corpus(apart, embed_model=model).sync([document], keeps=lambda _: True)
+        vectors = [
+            {node.ref_doc_id: node.embedding for node in store.get_nodes()} for store in (together, apart)
+        ]
+    assert len(vectors[0]) == 40
+    assert vectors[0] == vectors[1]
+
+
+class Refusing(ContextualEmbedding):
+    """Cannot embed one of the documents."""
+
+    def __call__(self, nodes: Sequence[BaseNode], **kwargs: Any) -> Sequence[BaseNode]:
+        if any("number 3 " in node.get_content() for node in nodes):
+            raise EmptyTextError("nothing in it")
+        return super().__call__(nodes, **kwargs)
+
+
+def test_a_document_that_cannot_be_embedded_stops_none_of_its_neighbours() -> None:
+    failures = []
+    with QdrantChunkStore("docs", location=":memory:") as store:
+        corpus = Corpus(store, embed_model=Refusing(strategy="late"))
+        report = corpus.sync(sentences(6), on_failure=lambda id_, error: failures.append((id_, str(error))))
+        assert failures == [("d3", "nothing in it")]
+        assert report.failed == ("d3",)
+        assert report.added == ("d0", "d1", "d2", "d4", "d5")
+        assert report.embedded == report.chunks == store.count() == 5
+        with pytest.raises(EmptyTextError):
+            corpus.sync(sentences(6))

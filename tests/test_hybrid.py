@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from llama_index.core.schema import TextNode
@@ -70,7 +71,8 @@ def make_collection(seed: int, count: int = 40) -> list[TextNode]:
             excluded_embed_metadata_keys=["group"],
             embedding=rng.normal(size=DIM).tolist(),
         )
-        tokens = TokenForm("float16", 1).keep(rng.normal(size=(draw.randint(1, 7), DIM)).astype(np.float32))
+        states = torch.from_numpy(rng.normal(size=(draw.randint(1, 7), DIM)))
+        tokens = TokenForm("float16", 1).keep(states).numpy()
         stamp_node(node, ChunkStamp(f"{number:032x}", 0, len(node.text), fingerprint="f"), tokens=tokens)
         nodes.append(node)
     return nodes

@@ -62,7 +62,7 @@ def embedder_of(
         overlap_tokens=overlap_tokens,
         **options,
     )
-    return ChunkEmbedder(recipe, encoder, encoder, form)
+    return ChunkEmbedder(recipe, encoder, lambda: encoder, form)
 
 
 def document_of(text: str, chunks: Sequence[tuple[int, int]], head: str = "") -> ChunkedText:

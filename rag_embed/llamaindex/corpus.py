@@ -9,7 +9,8 @@ puts it right; parsing is cheap, and only embedding is saved.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 State = Literal["added", "changed", "unchanged", "removed", "kept", "failed"]
 
 _DOCUMENT_KEY = "doc_id"
+_WRITTEN = ("added", "changed")
+_GROUP_CHARACTERS = 32_768
 _DECISIVE = {
     "text",
     "metadata",
@@ -51,6 +54,15 @@ class SyncStep:
     document_id: str
     state: State
     characters: int
+
+
+@dataclass(slots=True)
+class _Job:
+    """A document on its way into the store."""
+
+    document: Document
+    nodes: Sequence[BaseNode] = ()
+    state: State = "failed"
 
 
 Progress: TypeAlias = Callable[[SyncStep], None]
@@ -136,20 +148,14 @@ class Corpus:
         self._check(documents)
         states: dict[str, State] = {}
         chunk_count = embedded_count = 0
-        for document in documents:
-            try:
-                state, chunks, embedded = self._sync_document(document)
-            except (StoreError, OSError, MemoryError):
-                raise
-            except Exception as error:  # parsers are third-party code and raise what they like
-                if on_failure is None:
-                    raise
-                on_failure(document.node_id, error)
-                state, chunks, embedded = "failed", 0, 0
-            chunk_count += chunks
-            embedded_count += embedded
-            states[document.node_id] = state
-            _tell(progress, document.node_id, state, len(document.text))
+        for group in _group(documents):
+            for job in self._sync_group(group, on_failure):
+                if job.state != "failed":
+                    chunk_count += len(job.nodes)
+                if job.state in _WRITTEN:
+                    embedded_count += len(job.nodes)
+                states[job.document.node_id] = job.state
+                _tell(progress, job.document.node_id, job.state, len(job.document.text))
         for document_id in self._find_gone(list(states), scope):
             if keeps is not None and keeps(document_id):
                 states[document_id] = "kept"
@@ -172,15 +178,38 @@ class Corpus:
             embedded=embedded_count,
         )
 
-    def _sync_document(self, document: Document) -> tuple[State, int, int]:
-        """Bring one document up to date; count its chunks, and those that were embedded."""
-        nodes = self._node_parser.get_nodes_from_documents([document])
-        state = self._compare(document, nodes)
-        if state == "unchanged":
-            return state, len(nodes), 0
-        embedded = len(self._embed_model(nodes))
-        self._store.replace_document(document.node_id, nodes)
-        return state, len(nodes), embedded
+    def _sync_group(self, documents: Sequence[Document], on_failure: OnFailure | None) -> Sequence[_Job]:
+        """Bring some documents up to date, which are embedded together and stored one by one."""
+        jobs = [_Job(document) for document in documents]
+
+        def attempt(step: Callable[[_Job], None], job: _Job) -> None:
+            try:
+                step(job)
+            except (StoreError, OSError, MemoryError):
+                raise
+            except Exception as error:  # parsers are third-party code and raise what they like
+                if on_failure is None:
+                    raise
+                on_failure(job.document.node_id, error)
+                job.state = "failed"
+
+        for job in jobs:
+            attempt(self._prepare, job)
+        pending = [job for job in jobs if job.state in _WRITTEN]
+        # Whose fault an error is shows when each is embedded by itself; vectors that are made stay.
+        with suppress(Exception):
+            self._embed_model([node for job in pending for node in job.nodes])
+        for job in pending:
+            attempt(self._write, job)
+        return jobs
+
+    def _prepare(self, job: _Job) -> None:
+        job.nodes = self._node_parser.get_nodes_from_documents([job.document])
+        job.state = self._compare(job.document, job.nodes)
+
+    def _write(self, job: _Job) -> None:
+        self._embed_model(job.nodes)
+        self._store.replace_document(job.document.node_id, job.nodes)
 
     def _check(self, documents: Sequence[Document]) -> None:
         counts = Counter(document.node_id for document in documents)
@@ -228,6 +257,20 @@ def _digest(node: BaseNode, fingerprint: str | None = None) -> str:
     # the difference between NaN and null.
     known = {**node.model_dump(mode="json", include=_DECISIVE), "stamp": stamp and stamp.to_text()}
     return hash_text(to_json(known, inf_nan_mode="null").decode())
+
+
+def _group(documents: Sequence[Document]) -> Iterator[list[Document]]:
+    """Consecutive documents: enough for short ones to share passes, few enough to lose at a kill."""
+    group: list[Document] = []
+    size = 0
+    for document in documents:
+        if group and size + len(document.text) > _GROUP_CHARACTERS:
+            yield group
+            group, size = [], 0
+        group.append(document)
+        size += len(document.text)
+    if group:
+        yield group
 
 
 def _tell(progress: Progress | None, document_id: str, state: State, characters: int) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal
 
 from jaxtyping import Float
 from llama_index.core.base.embeddings.base import BaseEmbedding
@@ -19,10 +19,10 @@ from torch import Tensor
 from typing_extensions import Self
 
 from rag_embed.adapter import Adapter
-from rag_embed.chunk_embedder import ChunkEmbedder
+from rag_embed.chunk_embedder import ChunkEmbedder, Embedded
 from rag_embed.chunked_text import ChunkedText
 from rag_embed.devices import Dtype
-from rag_embed.encoder import BATCH_TOKENS, Encoder
+from rag_embed.encoder import Encoder
 from rag_embed.guards import Guard
 from rag_embed.late_chunking import Strategy
 from rag_embed.late_interaction import TokenVectors
@@ -34,7 +34,7 @@ from rag_embed.llamaindex.context import (
     stamp_node,
 )
 from rag_embed.llamaindex.pickling import make_state
-from rag_embed.loading import load_embedder, load_encoder
+from rag_embed.loading import load_embedder
 from rag_embed.max_sim import KeptTokens, TokenForm
 from rag_embed.modes import Precision
 from rag_embed.passes import TokenEncoder, WindowOptions
@@ -42,8 +42,6 @@ from rag_embed.profiles import EMBEDDED_MODEL, Profile
 from rag_embed.recipe import Recipe
 from rag_embed.stamp import ChunkStamp
 from rag_embed.vector_form import VectorForm
-
-Embedded: TypeAlias = tuple[Float[Tensor, "chunks dim"], list[KeptTokens | None]]
 
 dispatcher = get_dispatcher(__name__)
 
@@ -60,7 +58,7 @@ class ContextualEmbedding(BaseEmbedding):
         revision: Commit of the hub repository.
         device: A torch device; by default an accelerator.
         dtype: "auto" is float32 on a CPU, and bfloat16 on accelerators that have it.
-        batch_tokens: Most tokens in one forward pass; short documents share passes of 256.
+        batch_tokens: Most tokens in one forward pass; None is 1024 on a CPU and 16384 on an accelerator.
         strategy: "isolated", "late", "blend", or "native" for models that embed a document's chunks together.
         alpha: Share of the late vector in a blend.
         adapter: Merged into the encoder that reads windows, and no other: "auto" is the shipped adapter of
@@ -89,7 +87,7 @@ class ContextualEmbedding(BaseEmbedding):
     revision: str | None = None
     device: str | None = None
     dtype: Dtype = "auto"
-    batch_tokens: int = Field(default=BATCH_TOKENS, gt=0)
+    batch_tokens: int | None = Field(default=None, gt=0)
     strategy: Strategy = "blend"
     alpha: float = Field(default=0.5, ge=0, le=1)
     adapter: str | None = "auto"
@@ -139,14 +137,7 @@ class ContextualEmbedding(BaseEmbedding):
     @property
     def encoder(self) -> Encoder:
         """The encoder, loaded at first use and shared by all in this process that ask for the same."""
-        return load_encoder(
-            self.model,
-            revision=self.revision,
-            device=self.device,
-            dtype=self.dtype,
-            batch_tokens=self.batch_tokens,
-            insist=self.insist,
-        )
+        return self.embedder.encoder
 
     @property
     def context_encoder(self) -> TokenEncoder:
