@@ -7,22 +7,22 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
+import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from rag_embed.chunked_text import ChunkedText
 from rag_embed.errors import EmptyTextError
-from rag_embed.guards import (
-    Side,
-    check_form,
-    check_late,
-    check_late_interaction,
-    check_native,
-    check_prefixes,
+from rag_embed.guards import Side, check_late_interaction, check_prefixes
+from rag_embed.late_chunking import embed_isolated, make_isolated_reading
+from rag_embed.late_interaction import (
+    SpanTokens,
+    TokenVectors,
+    embed_query_tokens,
+    keep_tokens_alone,
+    make_span_tokens,
 )
-from rag_embed.late_chunking import check_blend, embed_isolated, make_isolated_reading
-from rag_embed.late_interaction import SpanTokens, TokenVectors, embed_query_tokens
 from rag_embed.max_sim import DEFAULT_FORM, KeptTokens, TokenForm
 from rag_embed.native import make_native_reading
 from rag_embed.passes import (
@@ -37,7 +37,7 @@ from rag_embed.passes import (
 )
 from rag_embed.pooling import blend
 from rag_embed.recipe import Recipe
-from rag_embed.spans import CharSpan, align_tokens, find_tokens
+from rag_embed.spans import CharSpan, TokenSpan, align_tokens, find_tokens
 from rag_embed.vector_form import form_vectors
 
 logger = logging.getLogger(__name__)
@@ -114,7 +114,8 @@ class ChunkEmbedder:
 
         Yields:
             For each document its vectors, the same bits as `embed_documents` gives, and for each chunk what
-            is kept of its token states; None for a chunk that no window has read, as with "isolated".
+            is kept of its token states; None for a chunk that no window has read. With "isolated" only a
+            model that was trained to compare tokens keeps them.
 
         Raises:
             UnsupportedModelError: The model was not trained for the recipe.
@@ -135,18 +136,16 @@ class ChunkEmbedder:
             UnsupportedModelError: The model's token states mean nothing by themselves.
             EmptySpanError: A chunk holds no token.
         """
-        encoder, recipe = self.context_encoder, self.recipe
+        encoder = self.context_encoder
         check_late_interaction(encoder.profile, encoder.insist)
+        if self._keeps_tokens_alone:
+            reading, kept_of_rows = self._prepare_alone(document, rows, with_tokens=True)
+            read(self.encoder, reading)
+            return [each.kept()[0] for each in kept_of_rows]
         tokens = encoder.tokenize(document.text)
         spans = align_tokens(document.text, tokens.starts, tokens.ends, [document.spans[row] for row in rows])
-        head_ids = tokenize_head(encoder, recipe.prefix("document") + document.head, recipe.window_options)
-        kept = SpanTokens(spans, self.token_form)
-        read(
-            encoder,
-            make_window_reading(
-                encoder, tokens.ids, spans, head_ids=head_ids, options=recipe.window_options, readers=[kept]
-            ).only_needed(),
-        )
+        kept = make_span_tokens(encoder, tokens.ids, spans, self.token_form)
+        read(encoder, self._make_windows(document, tokens.ids, spans, [kept]).only_needed())
         return kept.kept()
 
     def embed_query_tokens(self, query: str) -> TokenVectors:
@@ -162,7 +161,7 @@ class ChunkEmbedder:
     def _embed_all(
         self, documents: Iterable[ChunkedText], *, with_tokens: bool
     ) -> Iterator[tuple[Float[Tensor, "chunks form_dim"], list[KeptTokens | None]]]:
-        self._check()
+        self.recipe.check(self.encoder.profile, self.encoder.insist)
         remaining = iter(documents)
         while group := list(islice(remaining, _GROUP)):
             yield from self._embed_group(group, with_tokens)
@@ -186,14 +185,9 @@ class ChunkEmbedder:
             raise EmptyTextError(f"the query is {query!r}; expected a question")
         return self._embed_alone("query", [query])[0]
 
-    def _check(self) -> None:
-        recipe = self.recipe
-        check_blend(recipe.strategy, recipe.alpha, recipe.form)
-        check_form(self.encoder.profile, recipe.form, self.encoder.insist)
-        if recipe.strategy == "native":
-            check_native(self.encoder.profile)
-        elif recipe.strategy != "isolated":
-            check_late(self.encoder.profile, self.encoder.insist)
+    @property
+    def _keeps_tokens_alone(self) -> bool:
+        return self.recipe.strategy == "isolated" and self.encoder.scored_tokens is not None
 
     def _embed_alone(self, side: Side, texts: Sequence[str]) -> Float[Tensor, "texts form_dim"]:
         recipe = self.recipe
@@ -213,12 +207,13 @@ class ChunkEmbedder:
             [row for row in range(len(document.spans)) if recipe.strategy == "blend" or row not in rows]
             for document, (_, rows) in zip(documents, prepared, strict=True)
         ]
-        alone = read_all(
-            self.encoder,
-            [self._prepare_alone(*each) for each in zip(documents, rows_alone, strict=True)],
-        )
-        for document, (reading, rows), context_means, others, means in zip(
-            documents, prepared, in_context, rows_alone, alone, strict=True
+        prepared_alone = [
+            self._prepare_alone(document, rows, with_tokens=with_tokens)
+            for document, rows in zip(documents, rows_alone, strict=True)
+        ]
+        alone = read_all(self.encoder, [reading for reading, _ in prepared_alone])
+        for document, (reading, rows), context_means, others, means, (_, kept_alone) in zip(
+            documents, prepared, in_context, rows_alone, alone, prepared_alone, strict=True
         ):
             vectors = torch.empty(len(document.spans), recipe.dim or self.encoder.dim)
             vectors[others] = form_vectors(means, recipe.form)
@@ -227,7 +222,8 @@ class ChunkEmbedder:
             if recipe.strategy == "blend" and known:
                 of_windows = blend(of_windows, vectors[known], recipe.alpha)
             vectors[known] = of_windows
-            tokens: list[KeptTokens | None] = [None] * len(document.spans)
+            tokens: list[KeptTokens | None] = [each.kept()[0] for each in kept_alone]
+            tokens = tokens or [None] * len(document.spans)
             if isinstance(reading, WindowReading) and reading.readers:
                 (reader,) = reading.readers
                 assert isinstance(reader, SpanTokens)
@@ -239,14 +235,18 @@ class ChunkEmbedder:
         """Make ready what is read in context, and say which chunks have a row in it."""
         recipe, encoder = self.recipe, self.context_encoder
         nothing: Reading = JoinedReading([], encoder.dim)
-        count, prefix = len(document.spans), recipe.prefix("document")
+        count = len(document.spans)
         if recipe.strategy == "isolated":
             return nothing, {}
         if recipe.strategy == "native":
             chunks = [document.text[span.start : span.end] for span in document.spans]
             try:
                 reading = make_native_reading(
-                    encoder, chunks, prefix=prefix, head=document.head, options=recipe.window_options
+                    encoder,
+                    chunks,
+                    prefix=recipe.prefix("document"),
+                    head=document.head,
+                    options=recipe.window_options,
                 )
             except EmptyTextError:
                 _warn_of_chunks_without_context(count, document)
@@ -260,21 +260,31 @@ class ChunkEmbedder:
         if not rows:
             return nothing, {}
         known = [spans[row] for row in rows]
-        head_ids = tokenize_head(encoder, prefix + document.head, recipe.window_options)
-        reading = make_window_reading(
-            encoder,
-            tokens.ids,
-            known,
-            head_ids=head_ids,
-            options=recipe.window_options,
-            readers=[SpanTokens(known, self.token_form)] if with_tokens else [],
-        )
-        return reading, dict.fromkeys(rows)
+        readers = [make_span_tokens(encoder, tokens.ids, known, self.token_form)] if with_tokens else []
+        return self._make_windows(document, tokens.ids, known, readers), dict.fromkeys(rows)
 
-    def _prepare_alone(self, document: ChunkedText, rows: Sequence[int]) -> Reading:
+    def _make_windows(
+        self,
+        document: ChunkedText,
+        token_ids: Int[np.ndarray, " tokens"],
+        spans: Sequence[TokenSpan],
+        readers: Sequence[SpanTokens],
+    ) -> WindowReading:
+        encoder, options = self.context_encoder, self.recipe.window_options
+        head_ids = tokenize_head(encoder, self.recipe.prefix("document") + document.head, options)
+        return make_window_reading(
+            encoder, token_ids, spans, head_ids=head_ids, options=options, readers=readers
+        )
+
+    def _prepare_alone(
+        self, document: ChunkedText, rows: Sequence[int], *, with_tokens: bool
+    ) -> tuple[Reading, list[SpanTokens]]:
         texts, prefix = document.texts, self.recipe.prefix("document")
         prefixed = [prefix + texts[row] for row in rows]
-        return make_isolated_reading(self.encoder, prefixed, options=self.recipe.window_options)
+        reading = make_isolated_reading(self.encoder, prefixed, options=self.recipe.window_options)
+        if with_tokens and self._keeps_tokens_alone:
+            return keep_tokens_alone(self.encoder, reading, self.token_form)
+        return reading, []
 
 
 def _warn_of_chunks_without_context(count: int, document: ChunkedText) -> None:
