@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from tokenizers import AddedToken, Tokenizer
 
 from rag_embed.errors import UnsupportedModelError
@@ -25,17 +27,16 @@ def find_markers(profile: Profile, backend: Tokenizer) -> tuple[str, ...]:
     if profile.multi_vector is None:
         return ()
     prefixes = [prefix for prefix in (profile.query_prefix, profile.document_prefix) if prefix.split()]
-    if profile.multi_vector.registers_prefixes:
-        for prefix in prefixes:
+    for prefix in profile.multi_vector.marker_prefixes:
+        if prefix.split():
             _register(prefix, backend)
     added = {token.content for token in backend.get_added_tokens_decoder().values()}
-    markers = {
-        each: None
-        for prefix in prefixes
-        for each in (prefix, prefix.split(maxsplit=1)[0])
-        if each in added and _is_one_token(each, backend)
-    }
-    _check_prefixes(profile, backend, prefixes, tuple(markers))
+    markers = [
+        token
+        for token in sorted(added, key=lambda token: (-len(token), token))
+        if any(prefix.startswith(token) for prefix in prefixes) and _is_one_token(token, backend)
+    ]
+    _check_prefixes(profile, backend, prefixes, markers)
     return tuple(markers)
 
 
@@ -53,7 +54,7 @@ def _is_one_token(text: str, backend: Tokenizer) -> bool:
 
 
 def _check_prefixes(
-    profile: Profile, backend: Tokenizer, prefixes: list[str], markers: tuple[str, ...]
+    profile: Profile, backend: Tokenizer, prefixes: Sequence[str], markers: Sequence[str]
 ) -> None:
     """Compare what the tokenizer makes of a prefix with marker and rest cut apart."""
     for prefix in prefixes:

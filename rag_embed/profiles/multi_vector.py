@@ -51,8 +51,8 @@ class MultiVector:
         skipping_sides: "query", "document", or both: whose tokens are skipped.
         expansion: What stands behind queries, if anything.
         trained_tokens: Length of the documents that it was trained with; 0 if it does not say.
-        registers_prefixes: Whether a prefix that the vocabulary knows is one token although the tokenizer
-            would cut it, as in the older layouts.
+        marker_prefixes: Of the older layouts, which put in ids: one token where the vocabulary knows it (or
+            its first word), although the tokenizer would cut it.
     """
 
     layers: tuple[DenseLayer, ...]
@@ -60,7 +60,7 @@ class MultiVector:
     skipping_sides: tuple[str, ...] = ("document",)
     expansion: QueryExpansion | None = None
     trained_tokens: int = 0
-    registers_prefixes: bool = False
+    marker_prefixes: tuple[str, ...] = ()
 
     @property
     def weights(self) -> tuple[Path, ...]:
@@ -137,7 +137,7 @@ def read_multi_vector(
         skipping_sides=sides,
         expansion=_read_expansion(root, settings, encoder_settings),
         trained_tokens=_read_length(root, {**settings, **encoder_settings}.get("document_length")) or 0,
-        registers_prefixes=bool({"query_prefix", "document_prefix"} & set(settings)),
+        marker_prefixes=tuple(str(settings.get(f"{side}_prefix") or "") for side in ("query", "document")),
     )
 
 
