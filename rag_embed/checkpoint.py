@@ -172,7 +172,11 @@ def _check_weights(profile: Profile, report: Mapping[str, Collection[str]]) -> N
             f"all of the architecture {profile.architecture!r}. The file is incomplete, or not config.json's"
             + _describe_remote_code(profile)
         )
-    if unused := sorted(key for key in report["unexpected_keys"] if not _UNUSED_BY_RIGHT.fullmatch(key)):
+    of_head = profile.multi_vector is not None and not all(
+        each.is_alone for each in profile.multi_vector.layers
+    )
+    surplus = set(report["unexpected_keys"]) - ({"linear.weight"} if of_head else set())
+    if unused := sorted(key for key in surplus if not _UNUSED_BY_RIGHT.fullmatch(key)):
         raise UnsupportedModelError(
             f"the weights of {profile.name} hold {len(unused)} tensors that config.json has no place for, "
             f"such as {unused[0]!r}; expected those of the architecture {profile.architecture!r} alone. "

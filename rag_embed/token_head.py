@@ -6,8 +6,7 @@ from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from rag_embed.errors import UnsupportedModelError
@@ -55,7 +54,9 @@ class _Layer(torch.nn.Module):
 def _load_weights(layer: DenseLayer, wanted: dict[str, Tensor]) -> dict[str, Tensor]:
     """Load exactly the tensors of a layer, all of them finite."""
     try:
-        found = load_file(layer.weights)
+        with safe_open(layer.weights, framework="pt") as file:
+            names = file.keys() if layer.is_alone else wanted.keys()
+            found = {name: file.get_tensor(name) for name in names}
     except (SafetensorError, OSError) as error:
         raise UnsupportedModelError(
             f"{layer.weights} could not be loaded: {error}; expected the weights of a Dense layer. The file "

@@ -1,4 +1,4 @@
-"""Tiny random multi-vector checkpoints: saved by sentence-transformers' own class, or in PyLate's older layout."""
+"""Tiny random multi-vector checkpoints: saved by sentence-transformers' own class, or in older layouts."""
 
 from __future__ import annotations
 

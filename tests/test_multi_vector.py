@@ -1,4 +1,4 @@
-"""Trained multi-vector checkpoints against sentence-transformers' own class, which saved or loads the same files."""
+"""Trained multi-vector checkpoints against sentence-transformers' own class on the same files."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ from rag_embed.spans import CharSpan
 from tests.checkpoints import write_json
 from tests.checkpoints_multi_vector import (
     HEADS,
-    PUNCTUATION,
     write_multi_vector,
     write_pylate,
+    write_stanford,
 )
 
 QUERIES = ["which river?", "Is it the capital of Germany, or Berlin?", "bridges (and people)"]
@@ -168,6 +168,31 @@ def test_pylates_prefix_without_a_token_is_ordinary_text(tmp_path: Path) -> None
     check_against_peer(write_pylate(tmp_path, markers=(), query_length=30))
 
 
+@pytest.mark.parametrize(
+    "metadata", [{}, {"attend_to_mask_tokens": True, "mask_punctuation": False}, {"query_maxlen": None}]
+)
+def test_stanfords_layout_is_read_as_the_peer_reads_it(tmp_path: Path, metadata: dict[str, object]) -> None:
+    folder = write_stanford(tmp_path, **metadata)
+    check_against_peer(folder)
+    profile = locate_checkpoint(folder)
+    assert (profile.query_prefix, profile.document_prefix) == ("[unused0] ", "[unused1] ")
+    before = fingerprint(folder)
+    write_json(folder / "artifact.metadata", {"mask_punctuation": None})
+    assert fingerprint(folder) != before
+    check_against_peer(folder)
+
+
+def test_stanfords_layout_without_a_head_is_refused(tmp_path: Path) -> None:
+    path = write_stanford(tmp_path) / "model.safetensors"
+    weights = load_file(path)
+    save_file({key: value for key, value in weights.items() if key != "linear.weight"}, path)
+    with pytest.raises(UnsupportedModelError, match=r"model\.safetensors gives no 'linear\.weight'"):
+        locate_checkpoint(path.parent)
+    save_file(weights | {"linear.weight": torch.full((12, 32), torch.inf)}, path)
+    with pytest.raises(UnsupportedModelError, match=r"model\.safetensors holds NaN or infinite"):
+        load(path.parent)
+
+
 def test_a_long_query_is_read_whole_where_the_peer_cuts_it(tmp_path: Path) -> None:
     folder = write_multi_vector(tmp_path, query_expansion=FIXED | {"length": 12})
     query = "which river of this city has bridges, and are people with it?"
@@ -190,7 +215,7 @@ def test_chunks_of_a_document_have_the_states_of_the_peers_one_pass(tmp_path: Pa
     ((vectors, kept),) = embedder.embed_with_tokens([document])
     raw = peer.encode_document([text], output_value=None)[0]
     states, is_scored = raw["token_embeddings"].numpy(), raw["attention_mask"].numpy()
-    offsets = [offset for offset in peer.tokenizer(text, return_offsets_mapping=True)["offset_mapping"]][1:-1]
+    offsets = list(peer.tokenizer(text, return_offsets_mapping=True)["offset_mapping"])[1:-1]
     own, scored = states[2:-1], is_scored[2:-1]  # behind [CLS] and [D]
     assert len(own) == len(offsets)
     for (start, end), vector, found in zip(cuts, vectors, kept, strict=True):
@@ -199,7 +224,9 @@ def test_chunks_of_a_document_have_the_states_of_the_peers_one_pass(tmp_path: Pa
         assert found is not None and np.abs(found - wanted).max() < 1e-5
         mean = own[inside].mean(axis=0)
         assert np.abs(vector.numpy() - mean / np.linalg.norm(mean)).max() < 1e-5
-    for row, again in zip([2, 0], embedder_of(folder, "late", HALF).read_tokens(document, [2, 0]), strict=True):
+    for row, again in zip(
+        [2, 0], embedder_of(folder, "late", HALF).read_tokens(document, [2, 0]), strict=True
+    ):
         assert np.abs(to_units(again) - kept[row]).max() < 1e-3
 
 
@@ -307,7 +334,7 @@ def edit_modules(folder: Path, change: Callable[[list[dict[str, object]]], None]
 @pytest.mark.parametrize(
     ("name", "changes", "message"),
     [
-        ("1_Dense/config.json", {"in_features": 31}, r"1_Dense.config\.json takes vectors of 31 .* gives 32"),
+        ("1_Dense/config.json", {"in_features": 31}, r"1_Dense takes vectors of 31 .* gives 32"),
         ("1_Dense/config.json", {"out_features": 13}, r"1_Dense.model\.safetensors holds .*12, 32.*13, 32"),
         ("1_Dense/config.json", {"out_features": 0}, r"1_Dense.config\.json has out_features '0'"),
         ("1_Dense/config.json", {"bias": True}, r"1_Dense.model\.safetensors holds .*linear\.bias"),

@@ -30,6 +30,7 @@ class DenseLayer:
         has_bias: Whether there is a bias.
         activation: Stands behind it.
         is_residual: Whether its input is added to its output, through a layer of its own if sizes differ.
+        is_alone: Whether the file holds nothing else.
     """
 
     weights: Path
@@ -38,6 +39,7 @@ class DenseLayer:
     has_bias: bool = False
     activation: Activation = "Identity"
     is_residual: bool = False
+    is_alone: bool = True
 
 
 def read_layer(folder: Path, before: DenseLayer | None) -> DenseLayer:

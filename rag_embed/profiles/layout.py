@@ -10,6 +10,11 @@ from rag_embed.errors import UnsupportedModelError
 from rag_embed.modes import Pooling
 from rag_embed.profiles.files import check_files, locate_inside, parse_json, read_json
 from rag_embed.profiles.multi_vector import MultiVector, is_multi_vector, join_prefix, read_multi_vector
+from rag_embed.profiles.stanford_colbert import (
+    is_stanford_colbert,
+    read_stanford_colbert,
+    read_stanford_prompts,
+)
 
 TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "sentencepiece.bpe.model", "spiece.model")
 _TOKENIZER_SETTINGS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
@@ -79,8 +84,13 @@ def read_layout(root: Path) -> Layout:
     config = read_json(folder / "config.json")
     settings = read_json(folder / "sentence_bert_config.json", default={})
     prompts = read_json(root / "config_sentence_transformers.json", default={})
+    is_stanford = is_stanford_colbert(config) and not modules
+    if is_stanford:
+        prompts = read_stanford_prompts(folder)
     multi_vector = None
-    if is_multi_vector(prompts, [kind for kind, _ in modules]):
+    if is_stanford:
+        multi_vector = read_stanford_colbert(folder)
+    elif is_multi_vector(prompts, [kind for kind, _ in modules]):
         multi_vector = read_multi_vector(root, modules, settings=prompts, encoder_settings=settings)
     tokenizer_settings = tuple(read_json(folder / name, default={}) for name in _TOKENIZER_SETTINGS)
     pooling = _read_pooling(paths["Pooling"], root.name) if "Pooling" in paths else None

@@ -64,8 +64,8 @@ class MultiVector:
 
     @property
     def weights(self) -> tuple[Path, ...]:
-        """Files of the head."""
-        return tuple(layer.weights for layer in self.layers)
+        """Files of the head, which are not the encoder's."""
+        return tuple(layer.weights for layer in self.layers if layer.is_alone)
 
     @property
     def settings(self) -> Mapping[str, object]:
@@ -136,7 +136,7 @@ def read_multi_vector(
         skipped_words=words or (),
         skipping_sides=sides,
         expansion=_read_expansion(root, settings, encoder_settings),
-        trained_tokens=_read_length(root, {**settings, **encoder_settings}.get("document_length")) or 0,
+        trained_tokens=read_length(root, {**settings, **encoder_settings}.get("document_length")) or 0,
         marker_prefixes=tuple(str(settings.get(f"{side}_prefix") or "") for side in ("query", "document")),
     )
 
@@ -235,7 +235,7 @@ def _read_expansion(
         raise UnsupportedModelError(
             f"query_expansion of {root} is {str(given)[:120]}; expected the strategy 'fixed' or 'min'"
         )
-    length = _read_length(root, given.get("length"))
+    length = read_length(root, given.get("length"))
     attends, token = given.get("attend", False), given.get("token")
     if length is None or not isinstance(attends, bool) or not isinstance(token, str | None):
         raise UnsupportedModelError(
@@ -245,7 +245,8 @@ def _read_expansion(
     return QueryExpansion(length, attends, token)
 
 
-def _read_length(root: Path, length: object) -> int | None:
+def read_length(root: Path, length: object) -> int | None:
+    """Check a number of tokens; None if none is stated."""
     if length is None:
         return None
     if isinstance(length, bool) or not isinstance(length, int) or length < 1:

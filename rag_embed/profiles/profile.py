@@ -198,7 +198,7 @@ def _find_token_dim(multi_vector: MultiVector, dim: int, layout: Layout, archite
     layers, expansion = multi_vector.layers, multi_vector.expansion
     if layers and layers[0].in_dim != dim:
         raise UnsupportedModelError(
-            f"{layers[0].weights.parent / 'config.json'} takes vectors of {layers[0].in_dim} dimensions; the "
+            f"the head in {layers[0].weights.parent} takes vectors of {layers[0].in_dim} dimensions; the "
             f"encoder in {layout.folder} gives {dim}. Head and encoder belong to different models"
         )
     if architecture == "jina-bert" and expansion is not None and not expansion.is_attended:
