@@ -236,13 +236,13 @@ GENERIC = Family(
 
 MULTI_VECTOR = Family(
     name="multi-vector",
-    example="sentence-transformers' MultiVectorEncoder and PyLate's ColBERT, any folder or id",
+    example="layouts of sentence-transformers' MultiVectorEncoder, PyLate and Stanford's ColBERT",
     architectures=(),
     names="",
     dims=(),
     max_tokens=1_000_000,
     licence="see the model's card",
-    tested="BERT, ModernBERT, XLM-R: tiny random checkpoint equal to sentence-transformers' own class",
+    tested="BERT, ModernBERT, MPNet, XLM-R: tiny random checkpoint equal to sentence-transformers' own class",
     note="head, prefixes, query expansion and skipped words are read from its files; the vector of a text is "
     "the mean of its token vectors, for a first stage only",
 )
