@@ -94,7 +94,9 @@ def load_checkpoint(profile: Profile, device: torch.device, dtype: torch.dtype) 
     _check_weights(profile, report)
     _set_causality(profile, model)
     _check_vocabulary(profile, model, tokenizer)
-    head = TokenHead(profile.multi_vector.layers).eval().to(device, dtype) if profile.multi_vector else None
+    head = None
+    if profile.multi_vector is not None:
+        head = TokenHead(profile.multi_vector.layers).requires_grad_(False).eval().to(device, dtype)
     expansion_ids = (backend.mask_token_id, backend.eos_token_id)
     scored_tokens = resolve_scored_tokens(
         profile,

@@ -18,8 +18,8 @@ def find_markers(profile: Profile, backend: Tokenizer) -> tuple[str, ...]:
         backend: Its tokenizer, as it was loaded; reads special tokens that a text spells out as such.
 
     Returns:
-        The markers, which are read as one token at the beginning of a text only: a document that spells one
-        out elsewhere means its characters.
+        The markers, which are read as one token at the beginning of a text. One that the tokenizer counts as
+        special is read so there only: a document that spells it out elsewhere means its characters.
 
     Raises:
         UnsupportedModelError: A prefix is not cut at the marker as the model was trained.

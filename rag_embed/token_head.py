@@ -37,12 +37,13 @@ class TokenHead(torch.nn.Module):
 class _Layer(torch.nn.Module):
     def __init__(self, layer: DenseLayer) -> None:
         super().__init__()
-        self.linear = torch.nn.Linear(layer.in_dim, layer.out_dim, bias=layer.has_bias)
+        # Without memory until the file has been found to hold what is declared.
+        self.linear = torch.nn.Linear(layer.in_dim, layer.out_dim, bias=layer.has_bias, device="meta")
         self.activation = getattr(torch.nn, layer.activation)()
         self.is_residual = layer.is_residual
         if layer.is_residual and layer.in_dim != layer.out_dim:
-            self.residual = torch.nn.Linear(layer.in_dim, layer.out_dim, bias=False)
-        self.load_state_dict(_load_weights(layer, self.state_dict()))
+            self.residual = torch.nn.Linear(layer.in_dim, layer.out_dim, bias=False, device="meta")
+        self.load_state_dict(_load_weights(layer, self.state_dict()), assign=True)
 
     def forward(self, vectors: Tensor) -> Tensor:
         found: Tensor = self.activation(self.linear(vectors))
