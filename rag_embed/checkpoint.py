@@ -24,10 +24,13 @@ from transformers.utils import logging as transformers_logging
 from rag_embed.errors import OffsetsUnavailableError, UnsupportedModelError
 from rag_embed.jina_bert import JinaBertModel
 from rag_embed.packed_attention import PACKED_ATTENTION
+from rag_embed.prefix_markers import find_markers
 from rag_embed.profiles import Profile
 from rag_embed.profiles.files import read_json
 from rag_embed.profiles.sizes import check_sizes
+from rag_embed.scored_tokens import ScoredTokens, resolve_scored_tokens
 from rag_embed.text_tokenizer import TextTokenizer
+from rag_embed.token_head import TokenHead
 
 # Architectures that AutoModel does not load as the encoder that they are.
 _MODEL_CLASSES: Mapping[str, type[PreTrainedModel]] = {
@@ -51,10 +54,14 @@ class Checkpoint:
     Attributes:
         model: Gives the last layer's states, in evaluation mode.
         tokenizer: Of its texts.
+        head: Makes token vectors of the states, in a model that was trained to compare them.
+        scored_tokens: Which of those are compared.
     """
 
     model: torch.nn.Module
     tokenizer: TextTokenizer
+    head: TokenHead | None
+    scored_tokens: ScoredTokens | None
 
 
 def load_checkpoint(profile: Profile, device: torch.device, dtype: torch.dtype) -> Checkpoint:
@@ -69,7 +76,7 @@ def load_checkpoint(profile: Profile, device: torch.device, dtype: torch.dtype) 
         read_json(profile.folder / "config.json"),
         name=profile.name,
         tensor_count=_count_tensors(profile),
-        dim=profile.dim,
+        dim=profile.encoder_dim,
     )
     with _loading(profile), _silence():
         backend = AutoTokenizer.from_pretrained(
@@ -87,7 +94,16 @@ def load_checkpoint(profile: Profile, device: torch.device, dtype: torch.dtype) 
     _check_weights(profile, report)
     _set_causality(profile, model)
     _check_vocabulary(profile, model, tokenizer)
-    return Checkpoint(model.eval().to(device), tokenizer)
+    head = None
+    if profile.multi_vector is not None:
+        head = TokenHead(profile.multi_vector.layers).requires_grad_(False).eval().to(device, dtype)
+    expansion_ids = (backend.mask_token_id, backend.eos_token_id)
+    scored_tokens = resolve_scored_tokens(
+        profile,
+        backend.backend_tokenizer.token_to_id,
+        default_expansion_id=next((each for each in expansion_ids if each is not None), None),
+    )
+    return Checkpoint(model.eval().to(device), tokenizer, head, scored_tokens)
 
 
 def _count_tensors(profile: Profile) -> int:
@@ -124,13 +140,14 @@ def _loading(profile: Profile) -> Iterator[None]:
 def _prepare_tokenizer(profile: Profile, backend: Any) -> TextTokenizer:
     backend.no_truncation()
     backend.no_padding()
-    backend.encode_special_tokens = True
     if profile.separator:  # not every tokenizer counts it as special, and then chunks could spell it
         backend.add_special_tokens([profile.separator])
     if profile.is_lowercased:
         first = [] if backend.normalizer is None else [backend.normalizer]
         backend.normalizer = normalizers.Sequence([normalizers.Lowercase(), *first])
-    return TextTokenizer(backend, end_token=profile.family.end_token)
+    markers = find_markers(profile, backend)
+    backend.encode_special_tokens = True
+    return TextTokenizer(backend, end_token=profile.family.end_token, markers=markers)
 
 
 def _load_model(profile: Profile, dtype: torch.dtype):  # type: ignore[no-untyped-def]
@@ -157,7 +174,11 @@ def _check_weights(profile: Profile, report: Mapping[str, Collection[str]]) -> N
             f"all of the architecture {profile.architecture!r}. The file is incomplete, or not config.json's"
             + _describe_remote_code(profile)
         )
-    if unused := sorted(key for key in report["unexpected_keys"] if not _UNUSED_BY_RIGHT.fullmatch(key)):
+    of_head = profile.multi_vector is not None and not all(
+        each.is_alone for each in profile.multi_vector.layers
+    )
+    surplus = set(report["unexpected_keys"]) - ({"linear.weight"} if of_head else set())
+    if unused := sorted(key for key in surplus if not _UNUSED_BY_RIGHT.fullmatch(key)):
         raise UnsupportedModelError(
             f"the weights of {profile.name} hold {len(unused)} tensors that config.json has no place for, "
             f"such as {unused[0]!r}; expected those of the architecture {profile.architecture!r} alone. "

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,33 +13,27 @@ from jaxtyping import Float
 from torch import Tensor
 
 from rag_embed.chunked_text import ChunkedText
-from rag_embed.document_reading import prepare_alone, prepare_in_context
+from rag_embed.document_reading import (
+    keeps_tokens_alone,
+    prepare_alone,
+    prepare_in_context,
+    prepare_windows,
+)
 from rag_embed.encoder import Encoder
 from rag_embed.errors import EmptyTextError
-from rag_embed.guards import (
-    Side,
-    check_form,
-    check_late,
-    check_late_interaction,
-    check_native,
-    check_prefixes,
-)
-from rag_embed.late_chunking import check_blend, embed_isolated
-from rag_embed.late_interaction import SpanTokens, TokenVectors, embed_query_tokens
+from rag_embed.guards import Side, check_late_interaction, check_prefixes
+from rag_embed.late_chunking import embed_isolated
+from rag_embed.late_interaction import SpanTokens, TokenVectors, embed_query_tokens, make_span_tokens
 from rag_embed.max_sim import DEFAULT_FORM, KeptTokens, TokenForm
 from rag_embed.passes import (
     WindowReading,
-    make_window_reading,
     read,
     read_all,
-    tokenize_head,
 )
 from rag_embed.pooling import blend
 from rag_embed.recipe import Recipe
 from rag_embed.spans import CharSpan, align_tokens
 from rag_embed.vector_form import form_vectors
-
-logger = logging.getLogger(__name__)
 
 Embedded: TypeAlias = tuple[Float[Tensor, "chunks form_dim"], list[KeptTokens | None]]
 """Vectors of a document's chunks, and what is kept of their token states."""
@@ -120,7 +113,8 @@ class ChunkEmbedder:
 
         Yields:
             For each document its vectors, the same bits as `embed_documents` gives, and for each chunk what
-            is kept of its token states; None for a chunk that no window has read, as with "isolated".
+            is kept of its token states; None for a chunk that no window has read. With "isolated" only a
+            model that was trained to compare tokens keeps them.
 
         Raises:
             UnsupportedModelError: The model was not trained for the recipe.
@@ -143,16 +137,15 @@ class ChunkEmbedder:
         """
         encoder, recipe = self.context_encoder, self.recipe
         check_late_interaction(encoder.profile, encoder.insist)
+        if keeps_tokens_alone(encoder, recipe):
+            reading, kept_of_rows = prepare_alone(self.encoder, document, rows, recipe, self.token_form)
+            read(self.encoder, reading)
+            return [each.kept()[0] for each in kept_of_rows]
         tokens = encoder.tokenize(document.text)
         spans = align_tokens(document.text, tokens.starts, tokens.ends, [document.spans[row] for row in rows])
-        head_ids = tokenize_head(encoder, recipe.prefix("document") + document.head, recipe.window_options)
-        kept = SpanTokens(spans, self.token_form)
-        read(
-            encoder,
-            make_window_reading(
-                encoder, tokens.ids, spans, head_ids=head_ids, options=recipe.window_options, readers=[kept]
-            ).only_needed(),
-        )
+        kept = make_span_tokens(encoder, tokens.ids, spans, self.token_form)
+        windows = prepare_windows(encoder, document, tokens.ids, spans, recipe=recipe, readers=[kept])
+        read(encoder, windows.only_needed())
         return kept.kept()
 
     def embed_query_tokens(self, query: str) -> TokenVectors:
@@ -166,7 +159,7 @@ class ChunkEmbedder:
         return embed_query_tokens(self.encoder, query, prefix=self.recipe.prefix("query"))
 
     def _embed_all(self, documents: Iterable[ChunkedText], *, with_tokens: bool) -> Iterator[Embedded]:
-        self._check()
+        self.recipe.check(self.encoder.profile, self.encoder.insist)
         remaining = iter(documents)
         while group := list(islice(remaining, _GROUP)):
             yield from self._embed_group(group, with_tokens)
@@ -190,15 +183,6 @@ class ChunkEmbedder:
             raise EmptyTextError(f"the query is {query!r}; expected a question")
         return self._embed_alone("query", [query])[0]
 
-    def _check(self) -> None:
-        recipe = self.recipe
-        check_blend(recipe.strategy, recipe.alpha, recipe.form)
-        check_form(self.encoder.profile, recipe.form, self.encoder.insist)
-        if recipe.strategy == "native":
-            check_native(self.encoder.profile)
-        elif recipe.strategy != "isolated":
-            check_late(self.encoder.profile, self.encoder.insist)
-
     def _embed_alone(self, side: Side, texts: Sequence[str]) -> Float[Tensor, "texts form_dim"]:
         recipe = self.recipe
         own, other = recipe.prefix(side), recipe.prefix("document" if side == "query" else "query")
@@ -216,15 +200,13 @@ class ChunkEmbedder:
             sorted(set(range(len(document.spans))) - (set() if recipe.strategy == "blend" else set(rows)))
             for document, (_, rows) in zip(documents, prepared, strict=True)
         ]
-        alone = read_all(
-            self.encoder,
-            [
-                prepare_alone(self.encoder, document, rows, recipe)
-                for document, rows in zip(documents, rows_alone, strict=True)
-            ],
-        )
-        for document, (reading, rows), context_means, others, means in zip(
-            documents, prepared, in_context, rows_alone, alone, strict=True
+        prepared_alone = [
+            prepare_alone(self.encoder, document, rows, recipe, form)
+            for document, rows in zip(documents, rows_alone, strict=True)
+        ]
+        alone = read_all(self.encoder, [reading for reading, _ in prepared_alone])
+        for document, (reading, rows), context_means, others, means, (_, kept_alone) in zip(
+            documents, prepared, in_context, rows_alone, alone, prepared_alone, strict=True
         ):
             vectors = torch.empty(len(document.spans), recipe.dim or self.encoder.dim)
             vectors[others] = form_vectors(means, recipe.form)
@@ -232,7 +214,8 @@ class ChunkEmbedder:
             if recipe.strategy == "blend" and rows:
                 of_windows = blend(of_windows, vectors[rows], recipe.alpha)
             vectors[rows] = of_windows
-            tokens: list[KeptTokens | None] = [None] * len(document.spans)
+            tokens: list[KeptTokens | None] = [each.kept()[0] for each in kept_alone]
+            tokens = tokens or [None] * len(document.spans)
             if isinstance(reading, WindowReading) and reading.readers:
                 (reader,) = reading.readers
                 assert isinstance(reader, SpanTokens)

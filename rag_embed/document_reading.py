@@ -6,16 +6,19 @@ import logging
 from collections.abc import Sequence
 from typing import TypeAlias
 
+import numpy as np
+from jaxtyping import Int
+
 from rag_embed.chunked_text import ChunkedText
 from rag_embed.encoder import Encoder
 from rag_embed.errors import EmptyTextError
 from rag_embed.late_chunking import make_isolated_reading
-from rag_embed.late_interaction import SpanTokens
+from rag_embed.late_interaction import SpanTokens, keep_tokens_alone, make_span_tokens
 from rag_embed.max_sim import TokenForm
 from rag_embed.native import make_native_reading
-from rag_embed.passes import JoinedReading, Reading, make_window_reading, tokenize_head
+from rag_embed.passes import JoinedReading, Reading, WindowReading, make_window_reading, tokenize_head
 from rag_embed.recipe import Recipe
-from rag_embed.spans import find_tokens
+from rag_embed.spans import TokenSpan, find_tokens
 from rag_embed.tokens import Tokens
 
 logger = logging.getLogger(__name__)
@@ -44,16 +47,50 @@ def prepare_in_context(
         return [_prepare_native(encoder, document, recipe) for document in documents]
     tokens = encoder.tokenize_all([document.text for document in documents])
     return [
-        _prepare_windows(encoder, document, each, recipe, token_form)
+        _prepare_late(encoder, document, each, recipe, token_form)
         for document, each in zip(documents, tokens, strict=True)
     ]
 
 
-def prepare_alone(encoder: Encoder, document: ChunkedText, rows: Sequence[int], recipe: Recipe) -> Reading:
-    """Make some chunks of a document ready to be read alone."""
+def prepare_alone(
+    encoder: Encoder,
+    document: ChunkedText,
+    rows: Sequence[int],
+    recipe: Recipe,
+    token_form: TokenForm | None,
+) -> tuple[Reading, list[SpanTokens]]:
+    """Make some chunks of a document ready to be read alone.
+
+    Returns:
+        The reading, and what is kept of each chunk: something only where `keeps_tokens_alone` says so.
+    """
     texts, prefix = document.texts, recipe.prefix("document")
-    return make_isolated_reading(
-        encoder, [prefix + texts[row] for row in rows], options=recipe.window_options
+    prefixed = [prefix + texts[row] for row in rows]
+    reading = make_isolated_reading(encoder, prefixed, options=recipe.window_options)
+    if token_form is not None and keeps_tokens_alone(encoder, recipe):
+        return keep_tokens_alone(encoder, reading, token_form)
+    return reading, []
+
+
+def keeps_tokens_alone(encoder: Encoder, recipe: Recipe) -> bool:
+    """Whether chunks that are read alone keep token vectors: where the model was trained to compare them."""
+    return recipe.strategy == "isolated" and encoder.scored_tokens is not None
+
+
+def prepare_windows(
+    encoder: Encoder,
+    document: ChunkedText,
+    token_ids: Int[np.ndarray, " tokens"],
+    token_spans: Sequence[TokenSpan],
+    *,
+    recipe: Recipe,
+    readers: Sequence[SpanTokens] = (),
+) -> WindowReading:
+    """Make the windows of a tokenised document ready."""
+    options = recipe.window_options
+    head_ids = tokenize_head(encoder, recipe.prefix("document") + document.head, options)
+    return make_window_reading(
+        encoder, token_ids, token_spans, head_ids=head_ids, options=options, readers=readers
     )
 
 
@@ -73,7 +110,7 @@ def _prepare_native(encoder: Encoder, document: ChunkedText, recipe: Recipe) -> 
     return reading, list(range(len(chunks)))
 
 
-def _prepare_windows(
+def _prepare_late(
     encoder: Encoder,
     document: ChunkedText,
     tokens: Tokens,
@@ -87,16 +124,8 @@ def _prepare_windows(
     if not rows:
         return JoinedReading([], encoder.dim), []
     known = [spans[row] for row in rows]
-    head = recipe.prefix("document") + document.head
-    reading = make_window_reading(
-        encoder,
-        tokens.ids,
-        known,
-        head_ids=tokenize_head(encoder, head, recipe.window_options),
-        options=recipe.window_options,
-        readers=[] if token_form is None else [SpanTokens(known, token_form)],
-    )
-    return reading, rows
+    readers = [] if token_form is None else [make_span_tokens(encoder, tokens.ids, known, token_form)]
+    return prepare_windows(encoder, document, tokens.ids, known, recipe=recipe, readers=readers), rows
 
 
 def _warn_of_chunks_without_context(count: int, document: ChunkedText) -> None:

@@ -42,6 +42,7 @@ class Encoder:
     Attributes:
         forward_count: Forward passes since loading.
         token_count: Tokens computed since loading, special tokens included.
+        scored_tokens: Which tokens are compared, in a model that was trained for it; else None.
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class Encoder:
         self._lock = threading.Lock()
         checkpoint = load_checkpoint(profile, device, dtype)
         self._model, self._tokenizer = checkpoint.model, checkpoint.tokenizer
+        self._head, self.scored_tokens = checkpoint.head, checkpoint.scored_tokens
         if adapter is not None:
             merge_adapter(self._model, adapter, weights_sha256=profile.weights_sha256)
         self.prefix_ids = self._tokenizer.prefix_ids
@@ -86,7 +88,7 @@ class Encoder:
 
     @property
     def dim(self) -> int:
-        """Size of a token state."""
+        """Size of a token state; with a head behind the model, of the token vector that stands for it."""
         return self.profile.dim
 
     @property
@@ -130,6 +132,7 @@ class Encoder:
         *,
         adds_special_tokens: bool = True,
         pass_tokens: int | None = None,
+        unseen_tokens: int = 0,
     ) -> Iterator[Float[Tensor, "_ dim"]]:
         """Compute the last-layer states of token sequences, in batches of at most `batch_tokens`.
 
@@ -140,9 +143,11 @@ class Encoder:
             pass_tokens: Makes every pass exactly so long, by tokens behind the texts that nobody sees. The
                 last bits of a matrix product depend on how many rows it has and not on the row, so a text's
                 states are then the same in any company, bit by bit.
+            unseen_tokens: So many tokens at the end of each sequence see the others and are not seen.
 
         Yields:
-            For each sequence, in order, the states of prefix, tokens and suffix, on the encoder's device.
+            For each sequence, in order, the states of prefix, tokens and suffix, on the encoder's device. In
+            a model with a head they have gone through it and are unit vectors.
 
         Raises:
             ContextOverflowError: A sequence is longer than `capacity`.
@@ -161,18 +166,21 @@ class Encoder:
                 )
             full = np.concatenate([prefix, ids, suffix]).astype(np.int64)
             if batch and size + len(full) > limit:
-                yield from self._forward([*batch, *_fill((pass_tokens or size) - size)])[: len(batch)]
+                yield from self._forward(batch, (pass_tokens or size) - size, unseen_tokens)
                 batch, size = [], 0
             batch.append(full)
             size += len(full)
         if batch:
-            yield from self._forward([*batch, *_fill((pass_tokens or size) - size)])[: len(batch)]
+            yield from self._forward(batch, (pass_tokens or size) - size, unseen_tokens)
 
     @torch.inference_mode()
-    def _forward(self, batch: Sequence[Int[np.ndarray, " _"]]) -> list[Float[Tensor, "_ dim"]]:
+    def _forward(
+        self, texts: Sequence[Int[np.ndarray, " _"]], filler_tokens: int, unseen_tokens: int
+    ) -> list[Float[Tensor, "_ dim"]]:
+        batch = [*texts, *_fill(filler_tokens)]
         with self._lock:
             self.token_count += sum(map(len, batch))
-            states = self.forward(batch)
+            states = self.forward(batch, unseen_tokens=unseen_tokens)
         # A sum is finite only if all its terms are, and costs less than asking each.
         if not bool(torch.stack([state.sum(dtype=torch.float32) for state in states]).isfinite().all()):
             raise NonFiniteError(
@@ -180,14 +188,17 @@ class Encoder:
                 "states; expected finite numbers. In float16 this is an overflow: use dtype='float32' or "
                 "'bfloat16'"
             )
-        return states
+        return states[: len(texts)]
 
-    def forward(self, batch: Sequence[Int[np.ndarray, " _"]]) -> list[Float[Tensor, "_ dim"]]:
-        """Run the model once over whole sequences, special tokens included.
+    def forward(
+        self, batch: Sequence[Int[np.ndarray, " _"]], *, unseen_tokens: int = 0
+    ) -> list[Float[Tensor, "_ dim"]]:
+        """Run the model once over whole sequences, special tokens included, and its head if there is one.
 
         Unchecked and with gradients where they are enabled: for training. Use `encode` for all else.
         """
-        return self._forward_packed(batch) if self.profile.is_packable else self._forward_by_length(batch)
+        forward = self._forward_packed if self.profile.is_packable else self._forward_by_length
+        return forward(batch, unseen_tokens)
 
     def trainable_model(self) -> torch.nn.Module:
         """The model itself, all weights frozen: what training puts an adapter on."""
@@ -218,7 +229,12 @@ class Encoder:
             )
         self.forward_count = 0
 
-    def _forward_packed(self, batch: Sequence[Int[np.ndarray, " _"]]) -> list[Float[Tensor, "_ dim"]]:
+    def _project(self, token_states: Float[Tensor, "... _"]) -> Float[Tensor, "... dim"]:
+        return token_states if self._head is None else self._head(token_states)
+
+    def _forward_packed(
+        self, batch: Sequence[Int[np.ndarray, " _"]], unseen_tokens: int
+    ) -> list[Float[Tensor, "_ dim"]]:
         lengths = [len(ids) for ids in batch]
         first = self.profile.first_position
         positions = np.concatenate([np.arange(first, first + length) for length in lengths])
@@ -227,19 +243,24 @@ class Encoder:
             input_ids=torch.from_numpy(np.concatenate(batch))[None].to(self.device),
             position_ids=torch.from_numpy(positions)[None].to(self.device),
             text_lengths=lengths,
+            unseen_tokens=unseen_tokens,
         )
-        return list(output.last_hidden_state[0].split(lengths))
+        return list(self._project(output.last_hidden_state[0]).split(lengths))
 
-    def _forward_by_length(self, batch: Sequence[Int[np.ndarray, " _"]]) -> list[Float[Tensor, "_ dim"]]:
+    def _forward_by_length(
+        self, batch: Sequence[Int[np.ndarray, " _"]], unseen_tokens: int
+    ) -> list[Float[Tensor, "_ dim"]]:
         """One pass per length in the batch: needs neither padding nor a mask, whatever the architecture."""
         order = sorted(range(len(batch)), key=lambda index: len(batch[index]))
         states: dict[int, Float[Tensor, "_ dim"]] = {}
         for _, same_length in groupby(order, key=lambda index: len(batch[index])):
             members = list(same_length)
             ids = torch.from_numpy(np.stack([batch[index] for index in members])).to(self.device)
+            is_seen = torch.ones_like(ids)
+            is_seen[:, ids.shape[1] - unseen_tokens :] = 0
             self.forward_count += 1
-            output = self._model(input_ids=ids, attention_mask=torch.ones_like(ids))
-            states.update(zip(members, output.last_hidden_state, strict=True))
+            output = self._model(input_ids=ids, attention_mask=is_seen)
+            states.update(zip(members, self._project(output.last_hidden_state), strict=True))
         return [states[index] for index in range(len(batch))]
 
 

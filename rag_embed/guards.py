@@ -23,6 +23,11 @@ def check_late(profile: Profile, insist: Collection[Guard]) -> None:
         return
     if profile.separator:
         reason = "was trained on chunks joined by its separator; use strategy='native'"
+    elif profile.is_causal and profile.multi_vector is not None:
+        reason = (
+            "attends to earlier tokens only, so a chunk would know nothing of what follows it; use "
+            "strategy='isolated'"
+        )
     elif profile.is_causal:
         reason = (
             "attends to earlier tokens only and speaks through the last one, so a chunk's mean would know "
@@ -40,7 +45,7 @@ def check_late(profile: Profile, insist: Collection[Guard]) -> None:
 
 def check_late_interaction(profile: Profile, insist: Collection[Guard]) -> None:
     """Refuse to compare token states where only their mean, or one of them, was trained to say something."""
-    if "late" not in insist and not profile.allows_late_chunking:
+    if profile.multi_vector is None and "late" not in insist and not profile.allows_late_chunking:
         raise UnsupportedModelError(
             f"{profile.name} ({profile.family.name}) cannot be used for late interaction: it was trained "
             f"with {profile.pooling} pooling, and its tokens' states were not trained to be compared; leave "

@@ -111,7 +111,7 @@ def embed_isolated(
 
 def make_isolated_reading(
     encoder: TokenEncoder, texts: Sequence[str], *, options: WindowOptions = DEFAULT_WINDOWS
-) -> Reading:
+) -> JoinedReading:
     """Make texts ready that are embedded alone; see `embed_isolated`."""
     parts = [
         _read_alone(encoder, text, tokens, options)

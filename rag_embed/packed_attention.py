@@ -23,10 +23,14 @@ def attend_within_texts(
     attention_mask: Tensor | None,
     *,
     text_lengths: Sequence[int],
+    unseen_tokens: int = 0,
     scaling: float | None = None,
     **_unused: object,
 ) -> tuple[Float[Tensor, "1 tokens heads head_dim"], None]:
-    """Attention inside each of the packed texts; neighbours of one length go through in one call."""
+    """Attention inside each of the packed texts; neighbours of one length go through in one call.
+
+    The last `unseen_tokens` of each text attend to the others, and no token attends to them.
+    """
     groups = [(length, len(list(same_length))) for length, same_length in groupby(text_lengths)]
     sizes = [length * count for length, count in groups]
     # Split and joined, not sliced and assigned: the gradient of a slice is as large as all texts together.
@@ -36,8 +40,8 @@ def attend_within_texts(
         queries, keys, values = (part.unflatten(1, (count, length)).transpose(0, 1) for part in states)
         result = torch.nn.functional.scaled_dot_product_attention(
             queries,
-            keys,
-            values,
+            keys[:, :, : length - unseen_tokens],
+            values[:, :, : length - unseen_tokens],
             scale=scaling,
             is_causal=bool(getattr(module, "is_causal", False)),
             enable_gqa=key.shape[1] != query.shape[1],

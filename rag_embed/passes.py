@@ -21,6 +21,7 @@ from rag_embed.guards import Guard
 from rag_embed.modes import Pooling
 from rag_embed.pooling import SpanPool, pool_text
 from rag_embed.profiles import Profile
+from rag_embed.scored_tokens import ScoredTokens
 from rag_embed.spans import TokenSpan
 from rag_embed.tokens import Tokens
 from rag_embed.windows import Window, make_windows
@@ -36,6 +37,7 @@ class TokenEncoder(Protocol):
     insist: Collection[Guard]
     prefix_ids: list[int]
     suffix_ids: list[int]
+    scored_tokens: ScoredTokens | None
 
     @property
     def dim(self) -> int: ...  # noqa: D102
@@ -54,6 +56,7 @@ class TokenEncoder(Protocol):
         *,
         adds_special_tokens: bool = True,
         pass_tokens: int | None = None,
+        unseen_tokens: int = 0,
     ) -> Iterator[Float[Tensor, "_ dim"]]: ...
 
 
@@ -107,10 +110,12 @@ class TextReading:
     Attributes:
         token_ids: The text.
         pooling: Which of its states make the row.
+        readers: Also see its states, those of special tokens among them.
     """
 
     token_ids: Int[np.ndarray, " tokens"]
     pooling: Pooling
+    readers: Sequence[StateReader] = ()
 
     @property
     def sequences(self) -> Sequence[Int[np.ndarray, " _"]]:
@@ -119,7 +124,10 @@ class TextReading:
 
     def finish(self, states: Iterator[Float[Tensor, "_ dim"]]) -> Float[Tensor, "one dim"]:
         """Pool its states."""
-        return pool_text(next(states), self.pooling)[None]
+        own = next(states)
+        for reader in self.readers:
+            reader.add(own, 0)
+        return pool_text(own, self.pooling)[None]
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Literal
 
 from rag_embed.adapter import Adapter, find_adapter, locate_adapter
 from rag_embed.devices import Dtype
-from rag_embed.guards import Side
+from rag_embed.guards import Guard, Side, check_form, check_late, check_native
 from rag_embed.late_chunking import Strategy, check_blend
 from rag_embed.modes import Precision
 from rag_embed.passes import WindowOptions
@@ -96,6 +97,23 @@ class Recipe:
     def repeats_metadata(self) -> bool:
         """Whether a chunk embedded alone has the document's metadata in front of it."""
         return self.strategy != "blend" or self.head == "none"
+
+    def check(self, profile: Profile, insist: Collection[Guard]) -> None:
+        """Refuse what the model was not trained for.
+
+        Args:
+            profile: Of the model.
+            insist: Guards that are lifted.
+
+        Raises:
+            UnsupportedModelError: The strategy or the form is none of the model's.
+        """
+        check_blend(self.strategy, self.alpha, self.form)
+        check_form(profile, self.form, insist)
+        if self.strategy == "native":
+            check_native(profile)
+        elif self.strategy != "isolated":
+            check_late(profile, insist)
 
     def fingerprint(self) -> str:
         """Name the vector space: everything that changes a vector by more than rounding.

@@ -18,6 +18,7 @@ class TextTokenizer:
     Args:
         backend: Neither cuts nor pads, and reads special tokens that a text spells out as characters.
         end_token: Stands behind every text, if the backend does not put it there itself; may be empty.
+        markers: Tokens that are read as one at the beginning of a text, where a prefix stands.
 
     Attributes:
         prefix_ids: Special tokens before every text.
@@ -27,8 +28,9 @@ class TextTokenizer:
         ValueError: The backend sees no token in the letter "a".
     """
 
-    def __init__(self, backend: Tokenizer, *, end_token: str = "") -> None:
+    def __init__(self, backend: Tokenizer, *, end_token: str = "", markers: Sequence[str] = ()) -> None:
         self._backend = backend
+        self._markers = {marker: backend.token_to_id(marker) for marker in markers}
         probe = backend.encode("a", add_special_tokens=True)
         if 0 not in probe.special_tokens_mask:
             raise ValueError("the tokenizer makes no token of the letter 'a'")
@@ -49,17 +51,24 @@ class TextTokenizer:
     def tokenize(self, text: str) -> Tokens:
         """Tokenise a whole text, without the special tokens around it.
 
-        Special tokens spelled out in the text, such as "[SEP]", are read as ordinary characters.
+        Special tokens spelled out in the text, such as "[SEP]", are read as ordinary characters; only a
+        marker at its beginning is one token.
         """
         return self.tokenize_all([text])[0]
 
     def tokenize_all(self, texts: Sequence[str]) -> list[Tokens]:
         """Tokenise several texts, on all cores."""
-        encodings = self._backend.encode_batch(list(texts), add_special_tokens=False)
+        marked = [next((each for each in self._markers if text.startswith(each)), "") for text in texts]
+        bare = [text[len(marker) :] for text, marker in zip(texts, marked, strict=True)]
+        encodings = self._backend.encode_batch(bare, add_special_tokens=False)
         result = []
-        for encoding in encodings:
+        for encoding, marker in zip(encodings, marked, strict=True):
+            ids = np.array(encoding.ids, dtype=np.int64)
             offsets = np.array(encoding.offsets, dtype=np.int64).reshape(-1, 2)
-            result.append(Tokens(np.array(encoding.ids, dtype=np.int64), offsets[:, 0], offsets[:, 1]))
+            if marker:
+                ids = np.concatenate([[self._markers[marker]], ids])
+                offsets = np.concatenate([[[0, len(marker)]], offsets + len(marker)])
+            result.append(Tokens(ids, offsets[:, 0], offsets[:, 1]))
         return result
 
     def tokenize_template(self, template: str, **fields: str) -> Int[np.ndarray, " tokens"]:

@@ -12,6 +12,9 @@ from urllib.parse import urlsplit
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TRANSFORMERS_OFFLINE"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+if not os.environ.get("RAG_EMBED_TEST_DEVICE"):
+    # The same tests on every machine: where there is a GPU, "auto" would compute on it, in bfloat16.
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 import jaxtyping
 import pytest
@@ -31,6 +34,9 @@ SHAPES_CHECKED = [
     "rag_embed.jina_bert",
     "rag_embed.packed_attention",
     "rag_embed.text_tokenizer",
+    "rag_embed.prefix_markers",
+    "rag_embed.scored_tokens",
+    "rag_embed.token_head",
     "rag_embed.checkpoint",
     "rag_embed.encoder",
     "rag_embed.loading",

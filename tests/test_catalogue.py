@@ -38,7 +38,7 @@ def test_the_docs_hold_what_the_command_prints() -> None:
 
 def test_json_says_per_family_what_a_user_asks() -> None:
     rows = {row["family"]: row for row in json.loads(run("--json"))}
-    assert list(rows) == [*(family.name for family in FAMILIES), "sentence-transformers"]
+    assert list(rows) == [*(family.name for family in FAMILIES), "multi-vector", "sentence-transformers"]
     assert rows["e5"]["query_prefix"] == "query: "
     assert (
         rows["jina-v2"] | {"dims": [512, 768], "max_tokens": 8192, "licence": "Apache-2.0"} == rows["jina-v2"]
@@ -47,7 +47,7 @@ def test_json_says_per_family_what_a_user_asks() -> None:
     late = {name for name, row in rows.items() if "late" in row["strategies"]}
     assert late == {
         "minilm", "mpnet", "e5", "e5-instruct", "multilingual-e5", "gte", "modernbert-embed", "pplx-embed-v1",
-        "jina-v1", "jina-v2", "jina-v3", "sentence-transformers",
+        "jina-v1", "jina-v2", "jina-v3", "multi-vector", "sentence-transformers",
     }  # fmt: skip
     assert all(row["tested"] and row["licence"] for row in rows.values())
 

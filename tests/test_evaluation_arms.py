@@ -112,11 +112,11 @@ def test_killed_in_the_middle_it_goes_on_to_the_same_result(model, tmp_path, mon
     monkeypatch.setattr("rag_embed.evaluation.vectors._BATCH_CHUNKS", 6)
     monkeypatch.setattr("rag_embed.evaluation.vectors._BATCH_QUERIES", 2)
 
-    def fail(self, batch, **options):
+    def fail(self, batch, *options):
         calls.append(len(batch))
         if len(calls) == fails_at:
             raise KeyboardInterrupt
-        return forward(self, batch, **options)
+        return forward(self, batch, *options)
 
     monkeypatch.setattr(Encoder, "_forward", fail)
     with pytest.raises(KeyboardInterrupt):

@@ -32,7 +32,8 @@ def make_own_document(recipe: Recipe, node: BaseNode) -> ChunkedText:
     """Describe a chunk that is read alone."""
     text = node.get_content(metadata_mode=MetadataMode.NONE)
     head = shared_metadata([node]) if recipe.head == "metadata" else ""
-    return ChunkedText(text, [CharSpan(0, len(text))], head=head)
+    alone = chunk_texts([node], with_shared=recipe.repeats_metadata)
+    return ChunkedText(text, [CharSpan(0, len(text))], head=head, alone=alone)
 
 
 def make_document(recipe: Recipe, members: Sequence[tuple[BaseNode, ChunkStamp]], text: str) -> ChunkedText:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rag_embed.profiles.families import FAMILIES, GENERIC
+from rag_embed.profiles.families import FAMILIES, GENERIC, MULTI_VECTOR
 from rag_embed.profiles.family import Family
 
 
@@ -45,8 +45,8 @@ class CatalogueRow:
 
 
 def list_families() -> list[CatalogueRow]:
-    """All families in the order in which a checkpoint is matched, and last what holds for all others."""
-    return [_make_row(family) for family in (*FAMILIES, GENERIC)]
+    """All families in the order in which a checkpoint is matched, and last what holds for kinds of layout."""
+    return [_make_row(family) for family in (*FAMILIES, MULTI_VECTOR, GENERIC)]
 
 
 def render_markdown(rows: Sequence[CatalogueRow]) -> str:
@@ -104,7 +104,7 @@ def _make_row(family: Family) -> CatalogueRow:
         checkpoints=family.example,
         dims=family.dims,
         matryoshka_dims=family.matryoshka_dims,
-        max_tokens=None if family is GENERIC else family.max_tokens,
+        max_tokens=family.max_tokens if family.architectures else None,
         pooling="its files say" if family is GENERIC else pooling + (", causal" if family.is_causal else ""),
         precisions=family.precisions,
         strategies=("native", "isolated") if family.separator else strategies,

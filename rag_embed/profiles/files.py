@@ -9,7 +9,7 @@ from typing import cast
 
 from rag_embed.errors import UnsupportedModelError
 
-_READ_BY_LIBRARIES = ("*.json", "*.txt", "*.model", "*.safetensors")
+_READ_BY_LIBRARIES = ("*.json", "*.txt", "*.model", "*.safetensors", "*.metadata")
 
 
 def check_files(folder: Path) -> None:

@@ -9,6 +9,12 @@ from pathlib import Path
 from rag_embed.errors import UnsupportedModelError
 from rag_embed.modes import Pooling
 from rag_embed.profiles.files import check_files, locate_inside, parse_json, read_json
+from rag_embed.profiles.multi_vector import MultiVector, is_multi_vector, join_prefix, read_multi_vector
+from rag_embed.profiles.stanford_colbert import (
+    is_stanford_colbert,
+    read_stanford_colbert,
+    read_stanford_prompts,
+)
 
 TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "sentencepiece.bpe.model", "spiece.model")
 _TOKENIZER_SETTINGS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
@@ -43,6 +49,7 @@ class Layout:
         query_prefix: Prompt of queries.
         document_prefix: Prompt of documents.
         similarity: What compares its vectors.
+        multi_vector: How it makes token vectors, if it was trained to compare them.
     """
 
     folder: Path
@@ -59,6 +66,7 @@ class Layout:
     query_prefix: str | None
     document_prefix: str | None
     similarity: str
+    multi_vector: MultiVector | None
 
 
 def read_layout(root: Path) -> Layout:
@@ -76,6 +84,14 @@ def read_layout(root: Path) -> Layout:
     config = read_json(folder / "config.json")
     settings = read_json(folder / "sentence_bert_config.json", default={})
     prompts = read_json(root / "config_sentence_transformers.json", default={})
+    is_stanford = is_stanford_colbert(config) and not modules
+    if is_stanford:
+        prompts = read_stanford_prompts(folder)
+    multi_vector = None
+    if is_stanford:
+        multi_vector = read_stanford_colbert(folder)
+    elif is_multi_vector(prompts, [kind for kind, _ in modules]):
+        multi_vector = read_multi_vector(root, modules, settings=prompts, encoder_settings=settings)
     tokenizer_settings = tuple(read_json(folder / name, default={}) for name in _TOKENIZER_SETTINGS)
     pooling = _read_pooling(paths["Pooling"], root.name) if "Pooling" in paths else None
     known = {"Transformer", "Pooling", "Normalize"}
@@ -91,9 +107,12 @@ def read_layout(root: Path) -> Layout:
         other_modules=tuple(kind for kind, _ in modules if kind not in known),
         trained_tokens=as_int(settings.get("max_seq_length"), 0) or UNBOUNDED,
         is_lowercased=settings.get("do_lower_case") is True,
-        query_prefix=_find_prompt(prompts, "query"),
-        document_prefix=_find_prompt(prompts, "document", "passage", "corpus"),
+        query_prefix=join_prefix(prompts, "query", _find_prompt(prompts, "query")),
+        document_prefix=join_prefix(
+            prompts, "document", _find_prompt(prompts, "document", "passage", "corpus")
+        ),
         similarity=str(prompts.get("similarity_fn_name") or "cosine"),
+        multi_vector=multi_vector,
     )
 
 

@@ -11,9 +11,10 @@ from pathlib import Path
 from rag_embed.errors import UnsupportedModelError
 from rag_embed.modes import Pooling, Precision
 from rag_embed.profiles.digest import hash_files, hash_settings
-from rag_embed.profiles.families import GENERIC, find_family
+from rag_embed.profiles.families import GENERIC, MULTI_VECTOR, find_family
 from rag_embed.profiles.family import Family
 from rag_embed.profiles.layout import Layout, as_int, read_layout
+from rag_embed.profiles.multi_vector import MultiVector
 
 # Architectures whose forward pass uses transformers' attention interface and takes explicit position ids,
 # each checked by a test, so that texts of any lengths share a batch without padding. The value says whether
@@ -43,13 +44,13 @@ class Profile:
     Attributes:
         name: Short name for messages and fingerprints.
         folder: The checkpoint's files.
-        weights_sha256: Digest of the weight files, in the order of their names.
+        weights_sha256: Digest of the weight files, in the order of their names, and of those of a head.
         tokenizer_sha256: Digest of the files that decide how text is cut.
         settings_sha256: Digest of what config.json and the tokenizer's settings say: layers, heads,
             activation and all else that may decide a state.
         architecture: transformers' `model_type`, or the name of an own module.
         family: What is known of its family.
-        dim: Size of a token state.
+        dim: Size of a token state, or of the token vector that a head makes of it.
         max_tokens: Most tokens in one forward pass, special tokens included.
         trained_tokens: Length that the checkpoint declares it was trained for; windows of a document are no
             longer by default, because later positions carry states of less worth.
@@ -62,6 +63,8 @@ class Profile:
         document_prefix: Put before every document or isolated chunk.
         separator: Token between the chunks of a document; empty if the model does not embed them together.
         remote_code: What `auto_map` names, which is never run.
+        multi_vector: How token vectors are made, of a model that was trained to compare them: each token
+            state goes through its head, and the vector of a text is the mean of its token vectors.
     """
 
     name: str
@@ -83,6 +86,7 @@ class Profile:
     document_prefix: str = ""
     separator: str = ""
     remote_code: tuple[str, ...] = ()
+    multi_vector: MultiVector | None = None
 
     @property
     def digest(self) -> str:
@@ -99,6 +103,12 @@ class Profile:
             self.family.end_token,
         ]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+    @property
+    def encoder_dim(self) -> int:
+        """Size of a token state, before any head."""
+        layers = self.multi_vector.layers if self.multi_vector else ()
+        return layers[0].in_dim if layers else self.dim
 
     @property
     def allows_late_chunking(self) -> bool:
@@ -135,8 +145,11 @@ def read_profile(folder: Path, *, name: str) -> Profile:
     config = layout.config
     architecture = _name_architecture(config)
     remote_code = _list_remote_code(config)
-    family = find_family(architecture, [name, str(config.get("_name_or_path", "")), *remote_code])
-    _check_modules(layout, family, name)
+    multi_vector = layout.multi_vector
+    family = MULTI_VECTOR
+    if multi_vector is None:
+        family = find_family(architecture, [name, str(config.get("_name_or_path", "")), *remote_code])
+        _check_modules(layout, family, name)
     first_position = 0
     if architecture in _POSITIONS_AFTER_PADDING:
         first_position = as_int(config.get("pad_token_id"), 1) + 1
@@ -150,18 +163,22 @@ def read_profile(folder: Path, *, name: str) -> Profile:
         raise UnsupportedModelError(
             f"config.json of {folder.name} names no hidden_size; expected the config of an encoder"
         )
+    if multi_vector is not None:
+        dim = _find_token_dim(multi_vector, dim, layout, architecture)
     is_causal = family.is_causal or architecture in _CAUSAL_ARCHITECTURES
     return Profile(
         name=name,
         folder=layout.folder,
-        weights_sha256=hash_files(layout.weights),
+        weights_sha256=hash_files([*layout.weights, *(multi_vector.weights if multi_vector else ())]),
         tokenizer_sha256=hash_files(layout.tokenizer),
-        settings_sha256=hash_settings(config, *layout.tokenizer_settings),
+        settings_sha256=hash_settings(
+            config, *layout.tokenizer_settings, *([multi_vector.settings] if multi_vector else [])
+        ),
         architecture=architecture,
         family=family,
         dim=dim,
         max_tokens=min(limits),
-        trained_tokens=min(layout.trained_tokens, *limits),
+        trained_tokens=min((multi_vector and multi_vector.trained_tokens) or layout.trained_tokens, *limits),
         first_position=first_position,
         is_packable=architecture in PACKABLE_ARCHITECTURES and not config.get("use_sliding_window"),
         pooling=_choose_pooling(layout, family, name, is_causal=is_causal),
@@ -172,7 +189,24 @@ def read_profile(folder: Path, *, name: str) -> Profile:
         or str(config.get("document_prefix") or family.document_prefix),
         separator=str(config.get("boundary_marker") or family.separator) if family.separator else "",
         remote_code=remote_code,
+        multi_vector=multi_vector,
     )
+
+
+def _find_token_dim(multi_vector: MultiVector, dim: int, layout: Layout, architecture: str) -> int:
+    """Size of a token vector, of a head that fits its encoder."""
+    layers, expansion = multi_vector.layers, multi_vector.expansion
+    if layers and layers[0].in_dim != dim:
+        raise UnsupportedModelError(
+            f"the head in {layers[0].weights.parent} takes vectors of {layers[0].in_dim} dimensions; the "
+            f"encoder in {layout.folder} gives {dim}. Head and encoder belong to different models"
+        )
+    if architecture == "jina-bert" and expansion is not None and not expansion.is_attended:
+        raise UnsupportedModelError(
+            f"{layout.folder} expands queries by tokens that the others do not see, which Jina v2's own "
+            "module cannot do; expected attend true, or no query_expansion"
+        )
+    return layers[-1].out_dim if layers else dim
 
 
 def _name_architecture(config: Mapping[str, object]) -> str:
@@ -206,6 +240,8 @@ def _check_modules(layout: Layout, family: Family, name: str) -> None:
 
 
 def _choose_pooling(layout: Layout, family: Family, name: str, *, is_causal: bool) -> Pooling:
+    if layout.multi_vector is not None:
+        return "mean"
     if layout.pooling is not None:
         return layout.pooling
     if family is GENERIC and is_causal:
