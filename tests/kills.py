@@ -3,7 +3,7 @@
 `python -m tests.kills` is that process: it reads orders as JSON lines, forks a child for each, kills it if it
 is told to, and answers with its exit status. Importing everything takes seconds and a fork takes none, so
 hundreds of kills fit into minutes. A moment is a number of calls inside of rag_embed, the same in every run,
-or of seconds, which also falls into what is compiled.
+or of seconds, which also falls into what is compiled, or of calls that write to the disk.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -50,6 +49,11 @@ _IMPORTED = (
     "rag_embed.training.adaptation",
     "transformers.models.bert.modeling_bert",
 )
+_WRITES = {
+    *("EdgeShard.create", "EdgeShard.load", "EdgeShard.update", "EdgeShard.flush", "EdgeShard.optimize"),
+    *("Connection.execute", "Connection.executemany", "Connection.commit", "connect"),
+    *("fsync", "mkdir", "rename", "replace", "rmdir", "unlink", "TextIOWrapper.write"),
+}
 OPERATIONS = ("index", "replace", "delete", "optimize", "train", "evaluate")
 
 
@@ -67,10 +71,14 @@ def write_documents(folder: Path, *, version: int = 1) -> None:
 
 @dataclass
 class Moment:
-    """When a child is killed: after so many calls inside of rag_embed, or after so many seconds."""
+    """When a child is killed: at such a call inside of rag_embed, such a write, or after so many seconds.
+
+    Each write counts twice, before it is made and after it.
+    """
 
     calls: int | None = None
     seconds: float | None = None
+    writes: int | None = None
 
 
 @dataclass
@@ -81,6 +89,7 @@ class Ended:
     output: str
     errors: str
     calls: int
+    writes: int
     seconds: float
 
 
@@ -108,6 +117,7 @@ class Forge:
             "folder": str(self._folder),
             "calls": moment.calls,
             "seconds": moment.seconds,
+            "writes": moment.writes,
         }
         assert self._process.stdin is not None and self._process.stdout is not None
         self._process.stdin.write(json.dumps(order) + "\n")
@@ -165,7 +175,8 @@ class Yard:
             self.begin(operation)
             counted = self._run(operation, Moment(calls=sys.maxsize))
             assert counted.status == 0, counted.errors
-            self.whole[operation] = (state, replace(ended, calls=counted.calls))
+            whole = replace(ended, calls=counted.calls, writes=counted.writes)
+            self.whole[operation] = (state, whole)
         return self.whole[operation]
 
     def trial(self, operation: str, seed: int) -> str:
@@ -191,6 +202,19 @@ class Yard:
             self.kills += killed.status == -signal.SIGKILL
             if killed.status not in (0, -signal.SIGKILL):
                 return f"killed again, it failed before: {killed.errors[-400:]}"
+        return self._run_again(operation, wanted)
+
+    def trial_at_write(self, operation: str, number: int) -> str:
+        """Kill an operation before (odd) or after (even) a write, and run it again, as `trial` does."""
+        wanted, _ = self.undisturbed(operation)
+        self.begin(operation)
+        killed = self._run(operation, Moment(writes=number))
+        if killed.status != -signal.SIGKILL:
+            return f"there was no write {number}: {killed.status} {killed.errors[-400:]}"
+        self.kills += 1
+        return self._run_again(operation, wanted)
+
+    def _run_again(self, operation: str, wanted: Any) -> str:
         ended = self._run(operation)
         if ended.status != 0:
             return f"run again, it failed ({ended.status}): {ended.errors[-400:]}"
@@ -263,7 +287,7 @@ def _serve() -> None:
     for line in sys.stdin:
         order = json.loads(line)
         folder = Path(order["folder"])
-        files = {name: folder / f"{name}.txt" for name in ("output", "errors", "calls")}
+        files = {name: folder / f"{name}.txt" for name in ("output", "errors", "counts")}
         for file in files.values():
             file.write_text("")
         begin = time.perf_counter()
@@ -278,7 +302,7 @@ def _serve() -> None:
             "status": os.waitstatus_to_exitcode(status),
             "output": files["output"].read_text(),
             "errors": files["errors"].read_text(),
-            "calls": int(files["calls"].read_text() or 0),
+            **json.loads(files["counts"].read_text() or '{"calls": 0, "writes": 0}'),
             "seconds": time.perf_counter() - begin,
         }
         sys.stdout.write(json.dumps(ended) + "\n")
@@ -294,10 +318,12 @@ def _be_child(order: dict[str, Any], files: dict[str, Path]) -> None:
             os.dup2(opened, descriptor)
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         os.chdir(order["folder"])
-        count = _count_calls(order["calls"]) if order["calls"] is not None else int
+        counts: dict[str, int] = {"calls": 0, "writes": 0}
+        if order["calls"] is not None or order["writes"] is not None:
+            _count_calls(counts, {"calls": order["calls"], "writes": order["writes"]})
         status = _OPERATIONS[order["operation"]](order["words"])
         sys.setprofile(None)
-        files["calls"].write_text(str(count()))
+        files["counts"].write_text(json.dumps(counts))
     except BaseException:
         import traceback
 
@@ -308,20 +334,22 @@ def _be_child(order: dict[str, Any], files: dict[str, Path]) -> None:
         os._exit(status)
 
 
-def _count_calls(last: int | None) -> Callable[[], int]:
-    """Count calls and returns in our code, those into compiled code too; the last one ends all."""
-    count = 0
+def _count_calls(counts: dict[str, int], last: dict[str, int | None]) -> None:
+    """Count calls and returns in our code, those into compiled code too, and writes; the last ends all."""
+
+    def count(name: str) -> None:
+        counts[name] += 1
+        if counts[name] == last[name]:
+            os.kill(os.getpid(), signal.SIGKILL)
 
     def profile(frame: FrameType, event: str, argument: object) -> None:
-        nonlocal count
         if frame.f_code.co_filename.startswith(_CODE):
-            count += 1
-            if count == last:
-                os.kill(os.getpid(), signal.SIGKILL)
+            count("calls")
+        if event in {"c_call", "c_return"} and getattr(argument, "__qualname__", "") in _WRITES:
+            count("writes")
 
     threading.setprofile(profile)
     sys.setprofile(profile)
-    return lambda: count
 
 
 def _command(words: list[str]) -> int:

@@ -29,6 +29,15 @@ def test_killed_and_run_again_it_ends_where_it_would_have(yard: Yard, operation:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("operation", ["index", "replace", "delete", "optimize"])
+def test_killed_before_or_after_any_write_it_ends_where_it_would_have(yard: Yard, operation: str) -> None:
+    _, whole = yard.undisturbed(operation)
+    assert whole.writes > 4
+    wrong = {number: yard.trial_at_write(operation, number) for number in range(1, whole.writes + 1)}
+    assert {number: found for number, found in wrong.items() if found} == {}
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("operation", OPERATIONS)
 @pytest.mark.parametrize("seed", range(1, SEEDS))
 def test_killed_at_any_moment_it_ends_where_it_would_have(yard: Yard, operation: str, seed: int) -> None:
