@@ -91,6 +91,9 @@ def load_checkpoint(profile: Profile, device: torch.device, dtype: torch.dtype) 
         tokenizer = _prepare_tokenizer(profile, backend.backend_tokenizer)
     with _loading(profile), _silence():
         model, report = _load_model(profile, dtype)
+        if profile.is_packable and model.config._attn_implementation != PACKED_ATTENTION:
+            # An attention named in config.json goes before the argument; texts would see their neighbours.
+            model.set_attn_implementation(PACKED_ATTENTION)
     _check_weights(profile, report)
     _set_causality(profile, model)
     _check_vocabulary(profile, model, tokenizer)

@@ -63,6 +63,8 @@ def index(
         is_failed = any(reading.failed for reading in readings)
         raise typer.Exit(opt.ExitCode.FAILED if is_failed else opt.ExitCode.EMPTY)
     if rebuild:
+        # A model that cannot be loaded must not cost the index that is there.
+        _ = make_model_options(embedding).make().context_encoder
         with closing(make_place(place).open()) as old:
             old.clear()
     with closing(open_for_writing(make_place(place), legs)) as chunk_store:

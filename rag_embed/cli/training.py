@@ -57,7 +57,9 @@ def train(
     model: opt.Model = None,
     steps: Annotated[int, typer.Option(min=1, help="At most; stops earlier without progress.")] = 60,
     learning_rate: Annotated[float, typer.Option(min=0, help="Peak.")] = 5e-4,
-    seed: Annotated[int, typer.Option(help="Of the first weights, the order and the split.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, max=2**63 - 1, help="Of the first weights, the order and the split.")
+    ] = 0,
     json: opt.Json = False,
 ) -> None:
     """Train an adapter on your documents, measure it on some it never saw, and say whether to use it."""

@@ -18,7 +18,7 @@ from llama_index.core.schema import BaseNode, Document
 from llama_index.core.vector_stores.types import FilterOperator, MetadataFilter, MetadataFilters
 from pydantic_core import to_json
 
-from rag_embed.errors import InputError, StoreError
+from rag_embed.errors import InputError, StoreError, UnsupportedModelError
 from rag_embed.llamaindex.embedding import ContextualEmbedding
 from rag_embed.llamaindex.node_parser import LateChunkingNodeParser
 from rag_embed.stamp import ChunkStamp, hash_text
@@ -139,7 +139,7 @@ class Corpus:
             progress: Called for each document when it is done.
             on_failure: Called with the id of a document that cannot be chunked, embedded or stored, and why;
                 the others go on. None raises, and ends there. What the store itself cannot do (it is
-                full, does not answer) always raises.
+                full, does not answer), or the model (it cannot be loaded), always raises.
 
         Raises:
             InputError: Two documents have one id.
@@ -185,7 +185,7 @@ class Corpus:
         def attempt(step: Callable[[_Job], None], job: _Job) -> None:
             try:
                 step(job)
-            except (StoreError, OSError, MemoryError):
+            except (StoreError, UnsupportedModelError, OSError, MemoryError):
                 raise
             except Exception as error:  # parsers are third-party code and raise what they like
                 if on_failure is None:

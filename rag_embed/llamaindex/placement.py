@@ -34,8 +34,16 @@ def check_documents(nodes: Sequence[BaseNode], inner_name: str) -> None:
     """Refuse chunks where documents are expected: each would be read without the rest of its document.
 
     Raises:
-        InputError: Names the first.
+        InputError: Names the first of them, or the first document with half of a character in it.
     """
+    for node in nodes:
+        try:
+            node.get_content(metadata_mode=MetadataMode.ALL).encode()
+        except UnicodeEncodeError as error:
+            raise InputError(
+                f"document {node.node_id!r} holds {error.object[error.start]!r}, a lone surrogate, in its "
+                "text or metadata; expected Unicode text. Decode it again, or replace it"
+            ) from error
     chunks = [node for node in nodes if not isinstance(node, Document) and node.source_node is not None]
     if chunks:
         raise InputError(

@@ -52,7 +52,10 @@ def _read(
     found: dict[str, tuple[TokenVectors, str]] = {}
     for context, members in contexts.items():
         wanted = [node for node, _ in members]
-        document = [node for node, _ in rows.get(context, [])] or wanted
+        document = [node for node, _ in rows.get(context, [])]
+        # A parent out of a docstore is no chunk of the store, and is read where it stands all the same.
+        known = {node.node_id for node in document}
+        document += [node for node in wanted if node.node_id not in known]
         try:
             kept = model.read_tokens(wanted, members=document)
         except AlignmentError:  # the store does not have all of the document

@@ -52,7 +52,7 @@ Value: TypeAlias = bool | int | float | str
 Condition: TypeAlias = models.Condition
 Translate: TypeAlias = Callable[[MetadataFilter, str], Condition]
 
-_PATH = re.compile(r"[A-Za-z0-9_\-]+(\[\d*\])?(\.[A-Za-z0-9_\-]+(\[\d*\])?)*|\".*\"")
+_PATH = re.compile(r"[A-Za-z0-9_\-]+(\[\d{0,9}\])?(\.[A-Za-z0-9_\-]+(\[\d{0,9}\])?)*|\"[^\\]*\"")
 _ISO_DATE = re.compile(r"\d{4}-\d{2}-\d{2}([T ].*)?")
 _DATETIME = TypeAdapter(datetime)
 _EXACT_INTEGERS = 2**53
@@ -119,9 +119,10 @@ def to_path(key: str) -> str:
         raise UnsupportedQueryError(f"the filter key {key!r} holds a lone surrogate; expected Unicode text")
     if _PATH.fullmatch(key):
         return key
-    if not key or '"' in key:
+    if not key or '"' in key or "\\" in key:
         raise UnsupportedQueryError(
-            f"the filter key {key!r} cannot be written as a Qdrant path; expected text without double quotes"
+            f"the filter key {key!r} cannot be written as a Qdrant path; expected text without double quotes "
+            "and backslashes"
         )
     return f'"{key}"'
 

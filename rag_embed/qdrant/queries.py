@@ -75,11 +75,13 @@ def check_query(query: VectorStoreQuery, options: Mapping[str, object]) -> None:
     _check_mode(query.mode)
     for name in ("similarity_top_k", "sparse_top_k", "hybrid_top_k"):
         count = getattr(query, name)
-        if count is not None and count < 1:
-            raise InputError(f"{name} is {count}; expected at least 1")
+        if count is not None and not 1 <= count < 2**32:
+            raise InputError(f"{name} is {count}; expected at least 1 and less than 2**32")
     if query.mode not in LEXICAL_MODES:
         if query.query_embedding is None:
-            raise InputError("the query has no query_embedding; embed the question first")
+            is_blank = query.query_str is not None and not query.query_str.strip()  # no retriever embeds it
+            remedy = "its text is empty; expected a question" if is_blank else "embed the question first"
+            raise InputError(f"the query has no query_embedding; {remedy}")
         check_vector(query.query_embedding, "the query vector")
     to_condition(query.filters)
 

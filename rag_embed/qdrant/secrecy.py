@@ -22,17 +22,27 @@ def without_credentials(url: str) -> str:
 
 
 def check_address(url: str | None) -> None:
-    """Refuse an address with user and password.
+    """Refuse an address with user and password, or one that names no server.
 
     Raises:
-        InputError: It has them; the client would drop them without a word.
+        InputError: It has them, and the client would drop them without a word; or it is no address.
     """
-    if url is not None and without_credentials(url) != url:
+    if url is None or url == ":memory:":
+        return
+    if without_credentials(url) != url:
         raise InputError(
             f"the url of {without_credentials(url)} carries a user or password, which Qdrant's client does "
             "not send; expected an address alone. Pass api_key=, or for a proxy with basic authentication "
             'client_options={"headers": {"Authorization": "Basic ..."}}'
         )
+    try:
+        parts = urlsplit(url if "//" in url else f"//{url}")
+        names_server = bool(parts.hostname) and " " not in parts.netloc and parts.port != 0
+        is_address = names_server and parts.scheme in ("", "http", "https")
+    except ValueError:  # a port that is no number, a bracket that is not closed
+        is_address = False
+    if not is_address:
+        raise InputError(f"the url is {url!r}; expected an address such as http://127.0.0.1:6333")
 
 
 def without_secrets(options: Mapping[str, Any]) -> dict[str, Any]:

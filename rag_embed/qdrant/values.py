@@ -5,10 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
+from pydantic_core import from_json, to_json
+
 from rag_embed.errors import InputError
 
 MAX_LEVELS = 64
 """Engines read JSON of about 120 levels, those around metadata included; more make a store unreadable."""
+
+MAX_BITS = 1023
+"""Larger integers are no double either, and no engine takes them."""
 
 
 def check_metadata(metadata: Mapping[str, object], what: str) -> None:
@@ -19,9 +24,11 @@ def check_metadata(metadata: Mapping[str, object], what: str) -> None:
         what: Whose they are, for messages.
 
     Raises:
-        InputError: NaN or infinity, which JSON turns into null; or more levels than engines read back.
+        InputError: NaN or infinity, which JSON turns into null; integers or levels beyond what engines read
+            back; keys with half of a character, or that JSON cannot tell apart.
     """
     for key, value in metadata.items():
+        check_text(key, f"a metadata key of {what}")
         _check(value, f"metadata {key!r} of {what}", 1)
 
 
@@ -54,9 +61,29 @@ def _check(value: object, where: str, level: int) -> None:
             f"{where} holds {value}, which JSON cannot; it would come back as None. Leave it out, or write "
             "None or text instead"
         )
+    if isinstance(value, int) and value.bit_length() > MAX_BITS:
+        raise InputError(
+            f"{where} holds an integer of {value.bit_length()} bits; engines cannot read it. Write text"
+        )
     if isinstance(value, Mapping):
+        _check_keys(value, where)
         for item in value.values():
             _check(item, where, level + 1)
     elif isinstance(value, list | tuple | set | frozenset):
         for item in value:
             _check(item, where, level + 1)
+
+
+def _check_keys(mapping: Mapping[object, object], where: str) -> None:
+    """Refuse keys that would come back as others, or as one."""
+    for key in mapping:
+        check_text(str(key), f"a key in {where}")
+        if isinstance(key, float) and not math.isfinite(key):
+            raise InputError(f"{where} has the key {key}, which would come back as 'None'; expected text")
+    if not all(isinstance(key, str) for key in mapping):
+        spelled = from_json(to_json(dict.fromkeys(mapping, 0), fallback=str))
+        if len(spelled) < len(mapping):
+            raise InputError(
+                f"{where} has keys that JSON writes alike, such as 1 and '1', and one value would be lost; "
+                "expected text"
+            )
