@@ -89,6 +89,7 @@ def test_no_letter_is_lost_in_any_encoding(text: str, encoding: str, assumed: st
 
 
 def test_what_could_not_be_decoded_is_counted_and_binary_is_no_text() -> None:
+    assert decode_text(b"\0\1") is None
     decoded = decode_text("Müller, Größe".encode() + b"\xff und mehr")
     assert decoded is not None
     assert (decoded.text, decoded.lost) == ("Müller, Größe\ufffd und mehr", 1)

@@ -159,7 +159,9 @@ def _find_wide(data: bytes) -> str | None:
 
 
 def _is_readable(sample: bytes, encoding: str) -> bool:
-    text = sample.decode(encoding, "replace")[:-1]  # the sample may end within a character
+    text = sample.decode(encoding, "replace")
+    if len(sample) == _SAMPLE_BYTES:
+        text = text[:-1]  # it may end within a character
     return all(character.isprintable() or character in "\r\n\t\f" for character in text)
 
 

@@ -20,10 +20,14 @@ from rag_embed.cli.preparing import (
     open_for_writing,
     read_sources,
 )
+from rag_embed.errors import InputError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from rag_embed.cli.reading import Reading
     from rag_embed.llamaindex.corpus import Corpus, SyncReport
+    from rag_embed.qdrant import QdrantChunkStore
 
 
 @opt.spread
@@ -66,6 +70,7 @@ def index(
         # A model that cannot be loaded must not cost the index that is there.
         _ = make_model_options(embedding).make().context_encoder
         with closing(make_place(place).open()) as old:
+            _check_rebuild(old, readings)
             old.clear()
     with closing(open_for_writing(make_place(place), legs)) as chunk_store:
         check_claims(chunk_store, readings)
@@ -156,6 +161,22 @@ def demo(
         output.json({"source": reading.source, "embedded": embedded, "questions": results})
     if is_partly:
         raise typer.Exit(opt.ExitCode.PARTLY)
+
+
+def _check_rebuild(old: QdrantChunkStore, readings: Sequence[Reading]) -> None:
+    """Refuse to delete what could not be made again.
+
+    Raises:
+        InputError: Stored documents of these folders cannot be read at present.
+    """
+    for reading in readings:
+        known = {document.node_id for document in reading.documents}
+        stored = {str(node.ref_doc_id) for node in old.get_nodes(filters=reading.scope)}
+        if lost := sorted(filter(reading.keeps, stored - known)):
+            raise InputError(
+                f"{len(lost)} documents of the index cannot be read at present, the first is {lost[0]!r}; "
+                "--rebuild would lose them. Make them readable, or index into another --collection"
+            )
 
 
 def sync_reading(

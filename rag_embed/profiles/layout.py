@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rag_embed.errors import UnsupportedModelError
 from rag_embed.modes import Pooling
@@ -105,7 +106,7 @@ def read_layout(root: Path) -> Layout:
         pooling=pooling,
         is_unit_length="Normalize" in paths if modules else None,
         other_modules=tuple(kind for kind, _ in modules if kind not in known),
-        trained_tokens=as_int(settings.get("max_seq_length"), 0) or UNBOUNDED,
+        trained_tokens=_read_length(settings, root.name) or UNBOUNDED,
         is_lowercased=settings.get("do_lower_case") is True,
         query_prefix=join_prefix(prompts, "query", _find_prompt(prompts, "query")),
         document_prefix=join_prefix(
@@ -120,6 +121,16 @@ def as_int(value: object, default: int) -> int:
     """A positive number out of a config, or the default for what is absent or means "no limit"."""
     is_number = isinstance(value, int) and not isinstance(value, bool) and 0 <= value < UNBOUNDED
     return int(value) if is_number else default  # type: ignore[call-overload]
+
+
+def _read_length(settings: Mapping[str, Any], name: str) -> int:
+    """`max_seq_length`; 0 where none is declared."""
+    length = settings.get("max_seq_length")
+    if length is not None and (not isinstance(length, int) or isinstance(length, bool) or length < 0):
+        raise UnsupportedModelError(
+            f"{name} declares max_seq_length {length!r}; expected a number. Its settings are damaged"
+        )
+    return as_int(length, 0)
 
 
 def _read_modules(root: Path) -> list[tuple[str, str]]:

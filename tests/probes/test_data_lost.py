@@ -221,7 +221,6 @@ def test_rebuilding_with_a_model_that_does_not_load_keeps_the_index_that_is_ther
     assert texts(tmp_path / "store") == {"docs/a.txt": "Bread."}
 
 
-@pytest.mark.xfail(strict=True, reason="--rebuild deletes the collection, what cannot be read today included")
 def test_rebuilding_forgets_nothing_that_cannot_be_read_today(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
