@@ -189,9 +189,9 @@ class Collection:
 
         Args:
             engine: Where.
-            query: Mode DEFAULT or MMR, ids, documents, filters and number of results.
+            query: Its mode, ids, documents, filters and number of results.
             with_vectors: Whether the nodes carry their stored vectors.
-            options: LlamaIndex's `vector_store_kwargs`, as `QueryOptions` names them.
+            options: Those of LlamaIndex's `vector_store_kwargs` that are not None.
         """
         check_query(query, options)
         schema = await self._schema(engine)
@@ -220,7 +220,7 @@ class Collection:
             words = to_lexical_search(query, schema, condition, with_vectors=with_vectors)
             return await engine.search(words) if words else []
         dense = to_search(query, schema, condition, with_vectors=with_vectors, options=options)
-        if query.mode == VectorStoreQueryMode.HYBRID or options.get("query_tokens") is not None:
+        if query.mode == VectorStoreQueryMode.HYBRID or "query_tokens" in options:
             hybrid = to_hybrid_search(query, schema, dense, options)
             return hybrid.rank(await engine.search_legs(hybrid.legs))
         sign = -1.0 if schema.has_distances else 1.0
