@@ -27,7 +27,7 @@ from rag_embed.qdrant.legs import read_token_dim
 from rag_embed.qdrant.port import Payload, PointId, StoredPoint
 from rag_embed.qdrant.records import count_numbers
 from rag_embed.qdrant.values import check_metadata, check_text
-from rag_embed.stage_scores import STAGE_KEYS
+from rag_embed.stage_scores import STAGE_KEYS, with_hidden_metadata
 from rag_embed.stamp import ChunkStamp
 
 ID_NAMESPACE = uuid.UUID("6f1d5a0e-2f0b-5a83-9c55-5d0b4a0f3c11")
@@ -152,11 +152,7 @@ def point_to_node(point: StoredPoint, text_key: str) -> BaseNode:
         )
     if point.vector is not None:
         node.embedding = point.vector
-    if point.stages:
-        node.metadata = {**node.metadata, **point.stages}
-        node.excluded_embed_metadata_keys = [*node.excluded_embed_metadata_keys, *point.stages]
-        node.excluded_llm_metadata_keys = [*node.excluded_llm_metadata_keys, *point.stages]
-    return node
+    return with_hidden_metadata(node, point.stages) if point.stages else node
 
 
 def _checked_vectors(nodes: Sequence[BaseNode]) -> npt.NDArray[np.float64]:
