@@ -311,7 +311,7 @@ def test_nodes_without_scores_are_ordered_by_the_new_one_alone(
     hits = ListwiseRerank(embed_model=any_model, weight=0).postprocess_nodes(candidates, query_str=QUERY)
     kept = {hit.node.node_id: hit.score for hit in candidates}
     assert all(hit.node.metadata["retrieval_score"] == kept[hit.node.node_id] for hit in hits)
-    if any_model.profile.family.list_prompt == "":  # a list prompt shows the candidates in their order
+    if not any_model.profile.has_list_prompt:  # a list prompt shows the candidates in their order
         assert ids(hits) == ids(scored)
 
 

@@ -135,8 +135,7 @@ class ListwiseRerank(BaseNodePostprocessor):
     @property
     def chosen_method(self) -> Method:
         """The method that None stands for."""
-        has_prompt = self.embed_model.profile.family.list_prompt != ""
-        return self.method or ("listwise" if has_prompt else "late_interaction")
+        return self.method or ("listwise" if self.embed_model.profile.has_list_prompt else "late_interaction")
 
     def _rerank(
         self, nodes: list[NodeWithScore], query: QueryBundle, store: StoreAccess
