@@ -143,10 +143,8 @@ def slow_max_sims(loaded: tuple, query: str, candidates: list[NodeWithScore]) ->
     scores = []
     for hit in candidates:
         span = (hit.node.start_char_idx, hit.node.end_char_idx)
-        (vectors,) = reference.token_vectors(
-            network, tokenizer, TOPICS[hit.node.ref_doc_id], [span], 64, 31, neighbours=4
-        )
-        scores.append(reference.max_sim(asked, vectors))
+        (states,) = reference.chunk_states(network, tokenizer, TOPICS[hit.node.ref_doc_id], [span], 64, 31)
+        scores.append(reference.max_sim(asked, reference.token_vectors(states, 4)))
     return np.array(scores)
 
 
