@@ -73,7 +73,10 @@ def model_for(store: QdrantChunkStore, options: ModelOptions) -> ContextualEmbed
 
 
 def read_sources(folders: list[Path], pydoc: bool, store: Path, output: Output) -> list[Reading]:
-    """Read folders, and say which files could not be read, and what to know of the others."""
+    """Read folders, and say which files could not be read, and what to know of the others.
+
+    Without any document the command ends.
+    """
     from rag_embed.cli.claiming import check_distinct
     from rag_embed.cli.reading import read_folder, read_pydoc
 
@@ -90,6 +93,9 @@ def read_sources(folders: list[Path], pydoc: bool, store: Path, output: Output) 
         raise typer.BadParameter(str(error)) from error
     for reading in readings:
         output.reading(reading)
+    if not any(reading.documents for reading in readings):
+        output.error("there are no documents in these folders; nothing was done")
+        raise typer.Exit(opt.ExitCode.FAILED if output.is_partly else opt.ExitCode.EMPTY)
     return readings
 
 
