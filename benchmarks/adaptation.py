@@ -8,10 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from benchmarks.evalsets import find_sets, load_set
-from benchmarks.report import CACHE, make_parser, write_report
+from benchmarks.report import CACHE, describe_model, make_parser, write_set_report
 from rag_embed import ContextualEmbedding
 from rag_embed.evaluation import Arm, EvalSet, VectorCache, evaluate
-from rag_embed.evaluation.bootstrap import RESAMPLES
 from rag_embed.evaluation.sets import keep_documents
 from rag_embed.training.adaptation import adapt
 from rag_embed.training.trainer import TrainingOptions
@@ -57,26 +56,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     model = ContextualEmbedding(dtype="float32")
     steps = 2 if options.quick else options.steps
     training = TrainingOptions(steps=steps, check_every=max(1, steps // 4), learning_rate=5e-4)
-    results: dict[str, object] = {}
+    results: dict[str, dict[str, object]] = {}
     for name in find_sets(SETS):
         evalset = load_set(name, documents=8 if options.quick else SETS[name])
         with tempfile.TemporaryDirectory() as folder:
             found = measure_adaptation(evalset, Path(folder) / name, model=model, options=training)
         results[name] = found
         print(f"{name}: {found['sentence']} Queries never seen: {found['gain']}", flush=True)
-    if not results:
-        print("adaptation: nothing measured, no set was found")
-        return
-    adapter = model.located_adapter
-    write_report(
-        "adaptation",
-        options,
-        model=f"{model.profile.name}, from {f'adapter {adapter.name}' if adapter else 'nothing'}, float32",
-        data=", ".join(results),
-        n=sum(int(entry["queries"]) for entry in results.values()),  # type: ignore[index]
-        interval=f"95 % paired bootstrap over queries, {RESAMPLES} resamples",
-        results=results,
-    )
+    write_set_report("adaptation", options, model=describe_model(model), results=results)
 
 
 if __name__ == "__main__":

@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.evalsets import ANONYMISED, find_sets, load_set
-from benchmarks.report import CACHE, make_parser, write_report
+from benchmarks.report import CACHE, describe_model, make_parser, write_set_report
 from rag_embed import ContextualEmbedding
 from rag_embed.evaluation import Arm, Evaluation, VectorCache, evaluate
 from rag_embed.evaluation.arms import ISOLATED, TITLED
-from rag_embed.evaluation.bootstrap import RESAMPLES
 
 SETS = {
     "cuad_small": 30,
@@ -73,26 +72,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = parser.parse_args(argv)
     model = ContextualEmbedding(dtype="float32")
     cache = VectorCache(CACHE / "vectors")
-    results: dict[str, object] = {}
+    results: dict[str, dict[str, object]] = {}
     for name in find_sets(options.sets or (QUICK_SETS if options.quick else SETS)):
         evalset = load_set(name, documents=2 if options.quick else SETS[name])
         arms = make_arms(options.adapters, has_titles=evalset.has_titles)
         results[name] = summarise(evaluate(evalset, arms, model=model, cache=cache))
         print(f"{name}: {len(arms)} arms, {len(evalset.queries)} queries", flush=True)
-    if not results:
-        print("context: nothing measured, no set was found")
-        return
-    adapter = model.located_adapter
-    adapter_name = f"{adapter.name} {adapter.sha256[:12]}" if adapter else "none"
-    write_report(
-        "context",
-        options,
-        model=f"{model.profile.name}, adapter {adapter_name}, float32",
-        data=", ".join(results),
-        n=sum(int(entry["queries"]) for entry in results.values()),  # type: ignore[index]
-        interval=f"95 % paired bootstrap over queries, {RESAMPLES} resamples",
-        results=results,
-    )
+    write_set_report("context", options, model=describe_model(model), results=results)
 
 
 if __name__ == "__main__":

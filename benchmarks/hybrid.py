@@ -7,11 +7,10 @@ from typing import Any
 
 from benchmarks.context import summarise
 from benchmarks.evalsets import ANONYMISED, find_sets, load_set
-from benchmarks.report import CACHE, make_parser, write_report
+from benchmarks.report import CACHE, describe_model, make_parser, write_set_report
 from rag_embed import ContextualEmbedding
 from rag_embed.evaluation import Arm, VectorCache, evaluate
 from rag_embed.evaluation.arms import BM25, ISOLATED, TITLED
-from rag_embed.evaluation.bootstrap import RESAMPLES
 
 SETS = {
     "anthropic_codebase": None,
@@ -59,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = parser.parse_args(argv)
     model = ContextualEmbedding(dtype=options.dtype)
     cache = VectorCache(CACHE / "vectors")
-    results: dict[str, object] = {}
+    results: dict[str, dict[str, object]] = {}
     for name in find_sets(options.sets or (QUICK_SETS if options.quick else SETS)):
         evalset = load_set(name, documents=2 if options.quick else SETS[name])
         arms = make_arms(has_titles=evalset.has_titles)
@@ -67,19 +66,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             evaluate(evalset, arms, model=model, cache=cache), (ISOLATED, DENSE, HYBRID)
         )
         print(f"{name}: {len(arms)} arms, {len(evalset.queries)} queries", flush=True)
-    if not results:
-        print("hybrid: nothing measured, no set was found")
-        return
-    adapter = model.located_adapter
-    write_report(
-        "hybrid",
-        options,
-        model=f"{model.profile.name}, adapter {adapter.name if adapter else 'none'}, {options.dtype}",
-        data=", ".join(results),
-        n=sum(int(entry["queries"]) for entry in results.values()),  # type: ignore[index]
-        interval=f"95 % paired bootstrap over queries, {RESAMPLES} resamples",
-        results=results,
-    )
+    write_set_report("hybrid", options, model=describe_model(model), results=results)
 
 
 if __name__ == "__main__":

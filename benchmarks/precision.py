@@ -13,9 +13,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from benchmarks.bootstrap import RESAMPLES, mean_interval
+from benchmarks.bootstrap import mean_interval
 from benchmarks.evalsets import find_sets, load_set
-from benchmarks.report import make_parser, write_report
+from benchmarks.report import make_parser, write_set_report
 from rag_embed import ContextualEmbedding
 from rag_embed.evaluation import EvalSet
 from rag_embed.evaluation.metrics import measure
@@ -78,8 +78,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = make_parser(__doc__)
     parser.add_argument("--sets", nargs="+", default=None, help="some of the sets instead of all")
     options = parser.parse_args(argv)
-    results: dict[str, object] = {}
-    queries = 0
+    results: dict[str, dict[str, object]] = {}
     for name in find_sets(options.sets or (QUICK_SETS if options.quick else SETS)):
         evalset = load_set(name, documents=2 if options.quick else SETS[name])
         results[name] = {
@@ -87,21 +86,10 @@ def main(argv: Sequence[str] | None = None) -> None:
             "chunks": len(evalset.chunk_ids),
             "arms": {arm: compare(evalset, of_arm) for arm, of_arm in ARMS.items()},
         }
-        queries += len(evalset.queries)
         print(f"{name}: {len(evalset.queries)} queries", flush=True)
-    if not results:
-        print("precision: nothing measured, no set was found")
-        return
     model = with_options(ContextualEmbedding(), dtype="float32")
-    write_report(
-        "precision",
-        options,
-        model=f"{model.profile.name}, sha256 {model.profile.weights_sha256[:12]}, float32 and bfloat16",
-        data=", ".join(results),
-        n=queries,
-        interval=f"95 % paired bootstrap over queries, {RESAMPLES} resamples",
-        results=results,
-    )
+    checkpoint = f"{model.profile.name}, sha256 {model.profile.weights_sha256[:12]}"
+    write_set_report("precision", options, model=f"{checkpoint}, float32 and bfloat16", results=results)
 
 
 if __name__ == "__main__":

@@ -8,8 +8,13 @@ import subprocess
 from collections.abc import Mapping
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from rag_embed.evaluation.bootstrap import RESAMPLES
 from rag_embed.evaluation.machine import describe_machine
+
+if TYPE_CHECKING:
+    from rag_embed import ContextualEmbedding
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -68,6 +73,38 @@ def write_report(
     path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     print(f"{name}: written ({'quick' if options.quick else 'full'} run)")
     return path
+
+
+def describe_model(model: ContextualEmbedding) -> str:
+    """Which weights: the checkpoint, its adapter and the precision."""
+    adapter = model.located_adapter
+    adapter_name = f"{adapter.name} {adapter.sha256[:12]}" if adapter else "none"
+    return f"{model.profile.name}, adapter {adapter_name}, {model.dtype}"
+
+
+def write_set_report(
+    name: str, options: argparse.Namespace, *, model: str, results: Mapping[str, Mapping[str, Any]]
+) -> None:
+    """Write what was measured on retrieval sets; if none was found, say so and write nothing.
+
+    Args:
+        name: The script.
+        options: As for `write_report`.
+        model: Which weights.
+        results: By set, each with the number of its `queries`.
+    """
+    if not results:
+        print(f"{name}: nothing measured, no set was found")
+        return
+    write_report(
+        name,
+        options,
+        model=model,
+        data=", ".join(results),
+        n=sum(found["queries"] for found in results.values()),
+        interval=f"95 % paired bootstrap over queries, {RESAMPLES} resamples",
+        results=results,
+    )
 
 
 def _command(name: str, options: argparse.Namespace) -> str:

@@ -65,7 +65,7 @@ def check_native(profile: Profile) -> None:
 
 def check_list_prompt(profile: Profile) -> None:
     """Refuse a list prompt where none was trained."""
-    if not profile.family.list_prompt:
+    if not profile.has_list_prompt:
         raise UnsupportedModelError(
             f"{profile.name} ({profile.family.name}) was trained for no list prompt; use "
             "method='late_interaction', which every encoder with mean pooling can do"

@@ -1,4 +1,11 @@
-"""What a result says of the stages it went through: keys of its metadata, kept from models and stores."""
+"""What a result says of the stages it went through: metadata, hidden from models and kept from stores."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol, TypeVar
+
+from typing_extensions import Self
 
 DENSE_SCORE = "dense_score"
 """Similarity of the query vector and the chunk vector."""
@@ -16,3 +23,32 @@ SKIPPED = "rerank_skipped"
 """Why the first stage's order was kept; absent if it was not."""
 
 STAGE_KEYS = (DENSE_SCORE, LEXICAL_SCORE, TOKEN_SCORE, RETRIEVAL_SCORE, TOKENS_FROM, SHOWN_TOKENS, SKIPPED)
+
+
+class AnnotatedNode(Protocol):
+    """A node of LlamaIndex, seen without importing it."""
+
+    metadata: dict[str, Any]
+    excluded_embed_metadata_keys: list[str]
+    excluded_llm_metadata_keys: list[str]
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None) -> Self:
+        """Copy it, with other values of some fields."""
+
+
+Node = TypeVar("Node", bound=AnnotatedNode)
+
+
+def with_hidden_metadata(node: Node, added: Mapping[str, object]) -> Node:
+    """Copy a node and say more in its metadata, which neither embedding models nor LLMs are shown."""
+
+    def hide(keys: list[str]) -> list[str]:
+        return list(dict.fromkeys([*keys, *added]))
+
+    return node.model_copy(
+        update={
+            "metadata": {**node.metadata, **added},
+            "excluded_embed_metadata_keys": hide(node.excluded_embed_metadata_keys),
+            "excluded_llm_metadata_keys": hide(node.excluded_llm_metadata_keys),
+        }
+    )

@@ -228,6 +228,35 @@ def content_states(
     return states
 
 
+def chunk_states(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    text: str,
+    chunks: Sequence[tuple[int, int]],
+    max_tokens: int,
+    overlap: int,
+    head_ids: Sequence[int] = (),
+) -> list[list[Vector]]:
+    """Return the states of each chunk's tokens, computed with the document around them.
+
+    Args:
+        model: A stock encoder out of `load`.
+        tokenizer: Its fast tokenizer.
+        text: The whole document.
+        chunks: Half-open character ranges of the document; they may overlap.
+        max_tokens: Most tokens that the model reads at once, [CLS], head and [SEP] included.
+        overlap: Least number of document tokens that neighbouring windows share.
+        head_ids: Token ids that every window starts with, attended to and in no chunk.
+
+    Raises:
+        EmptySpanError: No token touches one of the chunks.
+    """
+    token_ids, offsets = tokenize(tokenizer, text)
+    spans = token_spans(offsets, text, chunks)
+    states = content_states(model, tokenizer, token_ids, max_tokens, overlap, head_ids)
+    return [states[start:end] for start, end in spans]
+
+
 # ---------------------------------------------------------------- vectors
 
 
@@ -260,30 +289,13 @@ def late_vectors(
     overlap: int,
     head_ids: Sequence[int] = (),
 ) -> list[Vector]:
-    """Late chunking: each chunk is the mean of its tokens' states, computed with the document around them.
-
-    Args:
-        model: A stock encoder out of `load`.
-        tokenizer: Its fast tokenizer.
-        text: The whole document.
-        chunks: Half-open character ranges of the document; they may overlap.
-        max_tokens: Most tokens that the model reads at once, [CLS], head and [SEP] included.
-        overlap: Least number of document tokens that neighbouring windows share.
-        head_ids: Token ids that every window starts with, attended to and never pooled.
+    """Late chunking: each chunk is the mean of its tokens' states; arguments and errors of `chunk_states`.
 
     Returns:
         One unit vector per chunk, in the given order.
-
-    Raises:
-        EmptySpanError: No token touches one of the chunks.
     """
-    token_ids, offsets = tokenize(tokenizer, text)
-    spans = token_spans(offsets, text, chunks)
-    states = content_states(model, tokenizer, token_ids, max_tokens, overlap, head_ids)
-    vectors = []
-    for start, end in spans:
-        vectors.append(unit(mean(states[start:end])))
-    return vectors
+    all_states = chunk_states(model, tokenizer, text, chunks, max_tokens, overlap, head_ids)
+    return [unit(mean(states)) for states in all_states]
 
 
 def isolated_vector(
@@ -317,38 +329,15 @@ def blend(late: Sequence[float], isolated: Sequence[float], alpha: float) -> Vec
 # ---------------------------------------------------------------- late interaction
 
 
-def token_vectors(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerFast,
-    text: str,
-    chunks: Sequence[tuple[int, int]],
-    max_tokens: int,
-    overlap: int,
-    head_ids: Sequence[int] = (),
-    neighbours: int = 1,
-) -> list[list[Vector]]:
-    """Unit vectors of each chunk's tokens, read in the document's windows; neighbours are averaged.
+def token_vectors(states: Sequence[Vector], neighbours: int = 1) -> list[Vector]:
+    """Unit vectors of one chunk's tokens out of `chunk_states`.
 
     Args:
-        model: A stock encoder out of `load`.
-        tokenizer: Its fast tokenizer.
-        text: The whole document.
-        chunks: Half-open character ranges of the document; they may overlap.
-        max_tokens: Most tokens that the model reads at once, [CLS], head and [SEP] included.
-        overlap: Least number of document tokens that neighbouring windows share.
-        head_ids: Token ids that every window starts with, in no chunk.
-        neighbours: How many tokens of a chunk, in reading order, make one vector.
+        states: In reading order.
+        neighbours: How many tokens make one vector, the average of theirs.
     """
-    token_ids, offsets = tokenize(tokenizer, text)
-    states = content_states(model, tokenizer, token_ids, max_tokens, overlap, head_ids)
-    result = []
-    for start, end in token_spans(offsets, text, chunks):
-        units = [unit(state) for state in states[start:end]]
-        vectors = []
-        for first in range(0, len(units), neighbours):
-            vectors.append(unit(mean(units[first : first + neighbours])))
-        result.append(vectors)
-    return result
+    units = [unit(state) for state in states]
+    return [unit(mean(units[first : first + neighbours])) for first in range(0, len(units), neighbours)]
 
 
 def query_vectors(

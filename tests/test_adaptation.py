@@ -120,15 +120,19 @@ def test_killed_after_training_it_goes_on_with_the_measurement(
         adapt(make_set(13), folder, model=model, options=OPTIONS)
 
 
-def test_the_command(tmp_path: Path, model: ContextualEmbedding) -> None:
+def test_the_command_adapts_to_what_can_be_read_and_names_the_rest(
+    tmp_path: Path, model: ContextualEmbedding
+) -> None:
     docs = tmp_path / "docs"
     docs.mkdir()
     for document in make_set(8).documents:
         (docs / f"{document.doc_id}.md").write_text(document.text, encoding="utf-8")
+    (docs / "print.ps").write_text("%!PS-Adobe-3.0 /Helvetica findfont", encoding="utf-8")
     words = ["train", "--docs", docs, "--model", model.model, "--out", tmp_path / "adapter", "--steps", 2]
     words += ["--chunk-size", 48, "--json"]
     result = CliRunner().invoke(app, [str(word) for word in words])
-    assert result.exit_code == 0, f"{result.stderr}\n{result.exception!r}"
+    assert result.exit_code == 4, f"{result.stderr}\n{result.exception!r}"
+    assert "not read docs/print.ps: " in result.stderr
     found = json.loads(result.stdout)
     assert found["adapter"] == str(tmp_path / "adapter")
     assert found["is_recommended"] == (found["gain"][1] > 0)

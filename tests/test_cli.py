@@ -246,6 +246,13 @@ def test_a_blend_is_recalled_with_its_weight(run: Run, docs: Path) -> None:
     assert source["embedded"] == 0
 
 
+def test_a_share_of_context_makes_a_blend_beside_words_too(run: Run, docs: Path) -> None:
+    succeed(run("index", docs, *CHUNKING, "--alpha", "0.3"))
+    facts = succeed(run("info", "--json"))
+    assert facts["fingerprint"] == ContextualEmbedding(strategy="blend", alpha=0.3).fingerprint()
+    assert facts["words"] == "english"
+
+
 def test_a_precision_that_was_asked_for_is_recalled(tiny_folder: Path) -> None:
     """An index made in bfloat16 says so, and is asked in bfloat16 on every machine."""
     from rag_embed.cli.opening import ModelOptions

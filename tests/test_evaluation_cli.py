@@ -85,6 +85,21 @@ def test_written_queries_are_used(run, docs, tmp_path):
     assert [arm["arm"] for arm in found["arms"]] == ["bm25", "isolated", "late"]
 
 
+def test_what_cannot_be_read_is_named_and_changes_the_exit_code(run, docs, tmp_path):
+    page = tmp_path / "report.html"
+    words = ("--docs", docs, "--chunk-size", "64", "--limit-queries", "5", "--arms", "bm25", "--html", page)
+    succeed(run(*words))
+    (docs / "print.ps").write_text("%!PS-Adobe-3.0 /Helvetica findfont", encoding="utf-8")
+    page.unlink()
+    found = run(*words, "--json")
+    assert found.exit_code == 4
+    assert json.loads(found.stdout)["documents"] == 4 and page.is_file()
+    assert "not read docs/print.ps: " in found.stderr
+    for path in docs.glob("*.md"):
+        path.unlink()
+    assert run(*words).exit_code == 1
+
+
 @pytest.mark.parametrize(("write", "unit_count"), [(write_chunked, 24), (write_beir, 8)])
 def test_both_layouts_are_read(run, tmp_path, write, unit_count):
     folder = write(tmp_path / "cities", make_set())

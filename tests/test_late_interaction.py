@@ -78,10 +78,8 @@ def slow_vectors(
     head_ids = head_ids[: min(64, (max_tokens - 2) // 2)]
     chunks = [(span.start, span.end) for span in document.spans]
     overlap = min(overlap, (max_tokens - 2 - len(head_ids)) // 2)
-    found = reference.token_vectors(
-        *loaded, document.text, chunks, max_tokens, overlap, head_ids, neighbours=neighbours
-    )
-    return [np.array(each) for each in found]
+    found = reference.chunk_states(*loaded, document.text, chunks, max_tokens, overlap, head_ids)
+    return [np.array(reference.token_vectors(states, neighbours)) for states in found]
 
 
 # ---------------------------------------------------------------- equal to the reference

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rag_embed.errors import InputError
-from rag_embed.evaluation.lexical import score_bm25
+from rag_embed.evaluation.lexical import WordIndex
 from rag_embed.qdrant.lexical import LexicalForm
 
 PLAIN = LexicalForm(language=None)
@@ -67,7 +67,7 @@ def test_a_language_that_nobody_knows_is_refused_with_those_that_are() -> None:
 def test_scores_over_a_set_are_bm25_with_qdrants_inverse_document_frequency() -> None:
     texts = ["zoo zoo ferry", "ferry dock", "kiel"]
     form = LexicalForm(language=None)
-    scores = score_bm25(["zoo ferry", "nothing"], texts, form=form)
+    scores = WordIndex(texts, form).score_all(["zoo ferry", "nothing"])
 
     def weight(count: int, length: int) -> float:
         return count * 2.2 / (count + 1.2 * (0.25 + 0.75 * length / 256))

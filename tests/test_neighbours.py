@@ -13,6 +13,8 @@ from llama_index.core import Document
 from llama_index.core.node_parser import MarkdownNodeParser, SentenceSplitter
 from llama_index.core.schema import NodeWithScore, TextNode
 from llama_index.core.utils import get_tokenizer
+from llama_index.core.vector_stores import SimpleVectorStore
+from qdrant_client import AsyncQdrantClient
 
 from rag_embed.errors import InputError
 from rag_embed.llamaindex import ContextualEmbedding, LateChunkingNodeParser, NeighbourExpansion
@@ -138,3 +140,24 @@ def test_a_chunk_whose_place_nobody_knows_is_refused(store: QdrantChunkStore) ->
     with pytest.raises(InputError, match="has no stamp of its document"):
         NeighbourExpansion(vector_store=store).postprocess_nodes(hits_of(TextNode(text="stray")))
     assert NeighbourExpansion(vector_store=store).postprocess_nodes([]) == []
+
+
+async def test_a_store_with_an_async_client_alone_is_asked_asynchronously(store: QdrantChunkStore) -> None:
+    aclient = AsyncQdrantClient(location=":memory:")
+    alone = QdrantChunkStore("docs", aclient=aclient)
+    await alone.async_add(store.get_nodes())
+    hits = hits_of(*(chunks_of(store, "doc")[number] for number in (2, 9)))
+    wanted = NeighbourExpansion(vector_store=store, neighbours=2).postprocess_nodes(hits)
+    expansion = NeighbourExpansion(vector_store=alone, neighbours=2)
+    found = await expansion.apostprocess_nodes(hits)
+    assert [hit.node.text for hit in found] == [hit.node.text for hit in wanted]
+    assert all(WIDENED_FROM in hit.node.metadata for hit in found)
+    with pytest.raises(InputError, match="Pass client=, or use the async method"):
+        expansion.postprocess_nodes(hits)
+    await aclient.close()
+
+
+def test_a_store_that_keeps_no_chunks_is_refused(store: QdrantChunkStore) -> None:
+    expansion = NeighbourExpansion(vector_store=SimpleVectorStore())
+    with pytest.raises(InputError, match=r"is a SimpleVectorStore, which keeps no chunks; expected one that"):
+        expansion.postprocess_nodes(hits_of(chunks_of(store, "doc")[0]))

@@ -24,7 +24,7 @@ from rag_embed.errors import (
     UnsupportedQueryError,
 )
 from rag_embed.qdrant import CollectionSettings, QdrantChunkStore, VectorStorage
-from rag_embed.qdrant.queries import MODES
+from rag_embed.qdrant.queries import MODE_OPTIONS
 from tests.qdrant_cases import ask, make_nodes, make_vectors, nearest, where
 from tests.qdrant_standin import serve
 
@@ -213,7 +213,7 @@ def test_queries_that_cannot_be_answered(open_store: Open) -> None:
         store.query(ask([float("nan"), *vector[1:]]))
     with pytest.raises(InputError, match="no query_embedding"):
         store.query(ask(None))
-    for mode in set(VectorStoreQueryMode) - set(MODES):
+    for mode in set(VectorStoreQueryMode) - set(MODE_OPTIONS):
         with pytest.raises(
             UnsupportedQueryError, match=f"query mode {mode.name} .*expected one of DEFAULT, HYBRID"
         ):

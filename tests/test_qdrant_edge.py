@@ -23,6 +23,7 @@ from pathlib import Path
 import numpy as np
 import portalocker
 import pytest
+from llama_index.core.schema import TextNode
 from llama_index.core.vector_stores.types import FilterOperator, MetadataFilters
 from qdrant_client import QdrantClient, models
 
@@ -33,8 +34,11 @@ from rag_embed.errors import (
     StoreLockedError,
     UnsupportedQueryError,
 )
+from rag_embed.llamaindex.context import stamp_node
+from rag_embed.max_sim import TokenForm
 from rag_embed.qdrant import CollectionSettings, QdrantChunkStore, edge_folder, edge_indexes
 from rag_embed.qdrant.port import Payload, StoredPoint, run_blocking
+from rag_embed.stamp import ChunkStamp
 from tests.qdrant_cases import ask, make_nodes, nearest, where
 
 ROOT = Path(__file__).parent.parent
@@ -325,6 +329,30 @@ with QdrantChunkStore("docs", path="{place}") as store:
     print(acknowledged, store.count(), store.check().is_sound)
 END
 """
+
+
+def test_the_room_asked_for_grows_with_words_and_token_vectors(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def make_chunk(words: int, tokens: int) -> TextNode:
+        (node,) = make_nodes(1)
+        node.text = " ".join(f"word{number:04}" for number in range(words))
+        kept = TokenForm("float16", 1).keep(np.ones((tokens, 8), dtype=np.float32))
+        stamp_node(node, ChunkStamp("0" * 32, 0, 9, fingerprint="f"), tokens=kept)
+        return node
+
+    with QdrantChunkStore("docs", path=tmp_path, lexical=True, tokens=True) as store:
+        store.add([make_chunk(10, 1)])
+        monkeypatch.setattr(edge_folder, "RESERVED_BYTES", 10**16)
+
+        def room_for(words: int, tokens: int) -> int:
+            with pytest.raises(StoreError, match="bytes free") as refusal:
+                store.add([make_chunk(words, tokens)])
+            return int(re.search(r"at least ([\d,]+)", str(refusal.value))[1].replace(",", ""))
+
+        assert room_for(10, 501) - room_for(10, 1) == 16 * 500 * 8
+        text_bytes = 4 * 500 * len(" word0000")
+        assert room_for(510, 1) - room_for(10, 1) == text_bytes + 16 * 2 * 500
 
 
 def test_a_disk_that_fills_up_kills_nobody(tmp_path: Path) -> None:

@@ -208,7 +208,7 @@ def test_search_params_reach_the_engine(tmp_path: Path) -> None:
             {"shard_identifier": "eu"},
             "shard_identifier='eu'; this store leaves shards to the server.*tenant_key=",
         ),
-        ({"hybrid_weight": 2}, "query knows no 'hybrid_weight'; expected mmr_threshold, .*search_params"),
+        ({"hybrid_weight": 2}, "query knows no 'hybrid_weight'; expected qdrant_filters, .*mmr_threshold"),
         (
             {"qdrant_filters": "owner=bob"},
             "qdrant_filters is 'owner=bob'; expected a qdrant_client.models.Filter",

@@ -143,10 +143,8 @@ def slow_max_sims(loaded: tuple, query: str, candidates: list[NodeWithScore]) ->
     scores = []
     for hit in candidates:
         span = (hit.node.start_char_idx, hit.node.end_char_idx)
-        (vectors,) = reference.token_vectors(
-            network, tokenizer, TOPICS[hit.node.ref_doc_id], [span], 64, 31, neighbours=4
-        )
-        scores.append(reference.max_sim(asked, vectors))
+        (states,) = reference.chunk_states(network, tokenizer, TOPICS[hit.node.ref_doc_id], [span], 64, 31)
+        scores.append(reference.max_sim(asked, reference.token_vectors(states, 4)))
     return np.array(scores)
 
 
@@ -311,7 +309,7 @@ def test_nodes_without_scores_are_ordered_by_the_new_one_alone(
     hits = ListwiseRerank(embed_model=any_model, weight=0).postprocess_nodes(candidates, query_str=QUERY)
     kept = {hit.node.node_id: hit.score for hit in candidates}
     assert all(hit.node.metadata["retrieval_score"] == kept[hit.node.node_id] for hit in hits)
-    if any_model.profile.family.list_prompt == "":  # a list prompt shows the candidates in their order
+    if not any_model.profile.has_list_prompt:  # a list prompt shows the candidates in their order
         assert ids(hits) == ids(scored)
 
 

@@ -165,6 +165,8 @@ def evaluate(
 
         html.write_text(render_page(evaluation), encoding="utf-8")
         output.note(f"report: {html}", style="green")
+    if output.is_partly:
+        raise typer.Exit(opt.ExitCode.PARTLY)
 
 
 def _read_corpus(corpus: CorpusChoice, *, leave_out: Path, output: Output) -> EvalSet:
@@ -198,12 +200,8 @@ def read_documents(
     from rag_embed.evaluation import documents_as_set, read_queries
 
     readings = read_sources(folders, False, leave_out, output)
-    documents = [document for reading in readings for document in reading.documents]
-    if not documents:
-        output.error("there are no documents in these folders; nothing was done")
-        raise typer.Exit(opt.ExitCode.EMPTY)
     evalset = documents_as_set(
-        documents,
+        [document for reading in readings for document in reading.documents],
         name=", ".join(reading.source for reading in readings),
         splitter=SentenceSplitter(chunk_size=chunk_size, chunk_overlap=0),
     )

@@ -62,10 +62,6 @@ def index(
     from rag_embed.llamaindex import LateChunkingNodeParser
     from rag_embed.llamaindex.corpus import Corpus
 
-    if not any(reading.documents for reading in readings):
-        output.error("there are no documents in these folders; nothing was changed")
-        is_failed = any(reading.failed for reading in readings)
-        raise typer.Exit(opt.ExitCode.FAILED if is_failed else opt.ExitCode.EMPTY)
     if rebuild:
         # A model that cannot be loaded must not cost the index that is there.
         _ = make_model_options(embedding).make().context_encoder
@@ -80,13 +76,11 @@ def index(
         )
         corpus = Corpus(chunk_store, embed_model=embed_model, node_parser=parser)
         results = []
-        is_partly = False
         for reading in readings:
             claim(chunk_store, reading)
             report, seconds = sync_reading(corpus, reading, f"Indexing {reading.source}", output)
             claim(chunk_store, reading)
             output.note(describe_sync(reading.source, report, seconds), style="green")
-            is_partly |= bool(reading.failed or report.failed)
             results.append(
                 {
                     "source": reading.source,
@@ -112,7 +106,7 @@ def index(
                     "sources": results,
                 }
             )
-    if is_partly:
+    if output.is_partly:
         raise typer.Exit(opt.ExitCode.PARTLY)
 
 
@@ -131,9 +125,6 @@ def demo(
     """Show side by side what isolated chunks, chunks in context, and these with words find."""
     output = Output(as_json=json)
     (reading,) = read_sources([docs] if docs else [], docs is None, store, output)
-    if not reading.documents:
-        output.error(f"there are no documents in {docs}")
-        raise typer.Exit(opt.ExitCode.EMPTY)
     from rag_embed.cli.comparing import PYDOC_QUESTIONS, Bench, derive_questions
 
     questions = query or (list(PYDOC_QUESTIONS) if docs is None else derive_questions(reading.documents))
@@ -141,13 +132,11 @@ def demo(
     output.note(f"{reading.source}: {len(reading.documents)} documents, {total:,} characters")
     comparisons = []
     embedded = {}
-    is_partly = bool(reading.failed)
     with Bench(store, reading.source, chunk_size=chunk_size, top_k=top_k) as bench:
         for name in bench.names:
             report, seconds = sync_reading(bench.corpus(name), reading, f"Indexing {name}", output)
             embedded[name] = report.embedded
             output.note(f"{name}: {describe_sync(reading.source, report, seconds)}", style="green")
-            is_partly |= bool(report.failed)
         for question in questions:
             comparison = bench.compare(question)
             comparisons.append(comparison)
@@ -159,7 +148,7 @@ def demo(
             for c in comparisons
         ]
         output.json({"source": reading.source, "embedded": embedded, "questions": results})
-    if is_partly:
+    if output.is_partly:
         raise typer.Exit(opt.ExitCode.PARTLY)
 
 
@@ -189,6 +178,7 @@ def sync_reading(
 
     def note_failure(document_id: str, error: Exception) -> None:
         reading.failed[document_id] = describe(error)
+        output.is_partly = True
         output.note(f"not indexed {document_id}: {describe(error)}", style="yellow")
 
     total = sum(len(document.text) for document in reading.documents)

@@ -50,10 +50,14 @@ class Output:
 
     Args:
         as_json: Whether results are JSON.
+
+    Attributes:
+        is_partly: Whether documents were named that could not be read or indexed.
     """
 
     def __init__(self, *, as_json: bool) -> None:
         self.as_json = as_json
+        self.is_partly = False
         self._stdout = sys.stdout
         self._out = SafeConsole(file=self._stdout, soft_wrap=True, highlight=False)
         self._err = SafeConsole(stderr=True, soft_wrap=True, highlight=False)
@@ -92,6 +96,7 @@ class Output:
 
     def reading(self, reading: Reading) -> None:
         """Say which files were not read, and what to know of those that were."""
+        self.is_partly |= bool(reading.failed)
         for what, found in (
             ("not read", reading.failed),
             ("skipped", reading.skipped),

@@ -62,16 +62,21 @@ def open_for_writing(place: Place, legs: opt.LegChoice) -> QdrantChunkStore:
 def model_for(store: QdrantChunkStore, options: ModelOptions) -> ContextualEmbedding:
     """Take the model a collection was made with, or a new one for a new collection.
 
-    Beside words the second pass of a blend gains nothing (docs/benchmarks.md): there the default reads once.
+    Beside words the second pass of a blend gains nothing (docs/benchmarks.md): there the default reads once,
+    unless a share of context was asked for, which only a blend has.
     """
     schema = store.info()
     if schema is not None and not schema.is_open:
         return options.recall(schema)
-    return replace(options, strategy=options.strategy or store.recommended_strategy).make()
+    reads_once = store.lexical is not None and options.alpha is None
+    return replace(options, strategy=options.strategy or ("late" if reads_once else "blend")).make()
 
 
 def read_sources(folders: list[Path], pydoc: bool, store: Path, output: Output) -> list[Reading]:
-    """Read folders, and say which files could not be read, and what to know of the others."""
+    """Read folders, and say which files could not be read, and what to know of the others.
+
+    Without any document the command ends.
+    """
     from rag_embed.cli.claiming import check_distinct
     from rag_embed.cli.reading import read_folder, read_pydoc
 
@@ -88,6 +93,9 @@ def read_sources(folders: list[Path], pydoc: bool, store: Path, output: Output) 
         raise typer.BadParameter(str(error)) from error
     for reading in readings:
         output.reading(reading)
+    if not any(reading.documents for reading in readings):
+        output.error("there are no documents in these folders; nothing was done")
+        raise typer.Exit(opt.ExitCode.FAILED if output.is_partly else opt.ExitCode.EMPTY)
     return readings
 
 

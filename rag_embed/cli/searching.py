@@ -130,8 +130,8 @@ class Searcher:
         self.postprocessors: list[BaseNodePostprocessor] = []
         self._rerank: FirstStageRerank | None = None
         legs = schema.legs if schema is not None else NO_LEGS
-        has_prompt = embed_model.profile.family.list_prompt != ""
-        is_reranked = rerank != "none" and (rerank != "auto" or legs.tokens is not None or has_prompt)
+        pays = legs.tokens is not None or embed_model.profile.has_list_prompt
+        is_reranked = pays if rerank == "auto" else rerank != "none"
         if is_reranked:
             method = None if rerank == "auto" else rerank.replace("-", "_")
             reranker = ListwiseRerank(embed_model=embed_model, vector_store=store, method=method, top_n=top_k)

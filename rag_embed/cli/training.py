@@ -82,6 +82,8 @@ def train(
             on_evaluate=on_evaluate,
         )
     output.adaptation(adaptation)
+    if output.is_partly:
+        raise typer.Exit(opt.ExitCode.PARTLY)
 
 
 def _read_corpus(corpus: CorpusChoice, *, leave_out: Path, output: Output) -> EvalSet:

@@ -63,20 +63,9 @@ class WordIndex:
                 scores[rows] += np.float32(idf) * weights
         return scores
 
-
-def score_bm25(
-    queries: Sequence[str], texts: Sequence[str], *, form: LexicalForm | None = None
-) -> Float[np.ndarray, "queries texts"]:
-    """Score texts by the words that they share with each query.
-
-    Returns:
-        0 where no word is shared.
-
-    Raises:
-        MissingExtraError: Qdrant's embedded engine, whose model this is, is not installed.
-    """
-    index = WordIndex(texts, form)
-    scores = np.zeros((len(queries), len(texts)), dtype=np.float32)
-    for row, query in enumerate(queries):
-        scores[row] = index.score(query)
-    return scores
+    def score_all(self, queries: Sequence[str]) -> Float[np.ndarray, "queries texts"]:
+        """Score all texts for each of several queries."""
+        scores = np.zeros((len(queries), self._count), dtype=np.float32)
+        for row, query in enumerate(queries):
+            scores[row] = self.score(query)
+        return scores

@@ -105,11 +105,7 @@ class Searcher:
     @lru_cache(maxsize=2)  # noqa: B019 - with and without titles, for all arms of one run
     def lexical(self, with_title: bool) -> Float[np.ndarray, "queries chunks"]:
         """BM25 of every query and chunk."""
-        index = self.words(with_title)
-        scores = np.zeros((len(self.queries), len(self.answers)), dtype=np.float32)
-        for row, query in enumerate(self.queries):
-            scores[row] = index.score(query)
-        return scores
+        return self.words(with_title).score_all(self.queries)
 
     def chunk_tokens(self, arm: Arm) -> Sequence[TokenVectors]:
         """Token vectors of every chunk."""

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Literal
 
 from llama_index.core.postprocessor.types import BaseNodePostprocessor
 from llama_index.core.schema import BaseNode, MetadataMode, NodeWithScore, QueryBundle, TextNode
 from llama_index.core.utils import get_tokenizer
-from llama_index.core.vector_stores.types import (
-    BasePydanticVectorStore,
-    FilterOperator,
-    MetadataFilter,
-    MetadataFilters,
-)
+from llama_index.core.vector_stores.types import BasePydanticVectorStore
 from pydantic import ConfigDict, Field
 
 from rag_embed.errors import InputError
+from rag_embed.llamaindex.store_access import StoreAccess
+from rag_embed.stage_scores import with_hidden_metadata
 from rag_embed.stamp import ChunkStamp
 
 WIDENED_FROM = "widened_from"
@@ -42,7 +40,7 @@ class NeighbourExpansion(BaseNodePostprocessor):
             what would be put around them.
 
     Raises:
-        InputError: A hit has no stamp, so that nobody knows where it stands.
+        InputError: A hit has no stamp, so that nobody knows where it stands, or the store keeps no chunks.
     """
 
     model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid")
@@ -61,37 +59,44 @@ class NeighbourExpansion(BaseNodePostprocessor):
     def _postprocess_nodes(
         self, nodes: list[NodeWithScore], query_bundle: QueryBundle | None = None
     ) -> list[NodeWithScore]:
-        if not nodes:
-            return []
+        return self._widen(nodes, StoreAccess(self.vector_store))
+
+    async def _apostprocess_nodes(
+        self, nodes: list[NodeWithScore], query_bundle: QueryBundle | None = None
+    ) -> list[NodeWithScore]:
+        store = StoreAccess(self.vector_store, asyncio.get_running_loop())
+        return await asyncio.to_thread(self._widen, nodes, store)
+
+    def _widen(self, nodes: list[NodeWithScore], store: StoreAccess) -> list[NodeWithScore]:
         places = [_place(hit.node) for hit in nodes]
-        rows = self._fetch_documents([hit.node for hit in nodes])
-        count: Callable[[str], int] = lambda text: len(get_tokenizer()(text))  # noqa: E731
-        spent = sum(count(hit.node.get_content(metadata_mode=MetadataMode.NONE)) for hit in nodes)
-        taken: set[tuple[str, int, int]] = set()
+        rows = self._fetch_documents([hit.node for hit in nodes], store)
+        spent = sum(_count_tokens(place) for place in places)
+        taken: set[_Place] = set()
         widened: list[NodeWithScore] = []
         for hit, place in zip(nodes, places, strict=True):
-            if place.key in taken:
-                spent -= count(place.text)
+            if place in taken:
+                spent -= _count_tokens(place)
                 continue
-            row = rows.get(place.context, [place])
-            row = row if place in row else [place]
-            taken.add(place.key)
-            run = [place]
-            for other in self._candidates(row, row.index(place)):
-                cost = count(other.text)
-                is_reserved = any(other == later for later in places)
-                if other.key in taken or not _touches(run, other, row):
+            taken.add(place)
+            row: Sequence[_Place] = rows.get(place.context, ())
+            if place not in row:
+                row = [place]
+            first = last = at = row.index(place)
+            for index in self._candidates(row, at):
+                other = row[index]
+                if other in taken or index not in (first - 1, last + 1):
                     continue
-                if not is_reserved and spent + cost > self.budget_tokens:
+                cost = 0 if other in places else _count_tokens(other)
+                if cost and spent + cost > self.budget_tokens:
                     continue
-                spent += 0 if is_reserved else cost
-                taken.add(other.key)
-                run.append(other)
-            widened.append(_join(hit, sorted(run, key=lambda each: each.start), place))
+                spent += cost
+                taken.add(other)
+                first, last = min(first, index), max(last, index)
+            widened.append(_join(hit, row[first : last + 1], place))
         return widened
 
-    def _candidates(self, row: Sequence[_Place], at: int) -> list[_Place]:
-        """What may be put around a chunk, nearest first, by turns behind and before."""
+    def _candidates(self, row: Sequence[_Place], at: int) -> list[int]:
+        """What may be put around a chunk, as places in its row, nearest first, by turns behind and before."""
         if self.to == "neighbours":
             before = list(range(at - 1, max(at - self.neighbours, 0) - 1, -1))
             behind = list(range(at + 1, min(at + self.neighbours, len(row) - 1) + 1))
@@ -104,24 +109,23 @@ class NeighbourExpansion(BaseNodePostprocessor):
                 while (right := at + len(behind) + 1) < len(row) and self._heading(row[right]) == heading:
                     behind.append(right)
         steps = max(len(before), len(behind))
-        turns = [side[step] for step in range(steps) for side in (behind, before) if step < len(side)]
-        return [row[index] for index in turns]
+        return [side[step] for step in range(steps) for side in (behind, before) if step < len(side)]
 
     def _heading(self, place: _Place) -> str:
         return "/".join(
             str(place.node.metadata[key]) for key in self.section_keys if key in place.node.metadata
         )
 
-    def _fetch_documents(self, nodes: Sequence[BaseNode]) -> dict[str, list[_Place]]:
+    def _fetch_documents(self, nodes: Sequence[BaseNode], store: StoreAccess) -> dict[str, list[_Place]]:
         """All chunks of the hits' documents by context, in reading order, from the store in one call."""
-        ids = list(dict.fromkeys(node.ref_doc_id for node in nodes if node.ref_doc_id))
-        found = self.vector_store.get_nodes(
-            filters=MetadataFilters(
-                filters=[MetadataFilter(key="doc_id", value=ids, operator=FilterOperator.IN)]
+        if not self.vector_store.stores_text:
+            raise InputError(
+                f"the vector store is a {type(self.vector_store).__name__}, which keeps no chunks; expected "
+                "one that does. Index into QdrantChunkStore, or leave NeighbourExpansion out"
             )
-        )
+        ids = list(dict.fromkeys(node.ref_doc_id for node in nodes if node.ref_doc_id))
         rows: dict[str, list[_Place]] = {}
-        for node in found:
+        for node in store.get_documents(ids):
             if ChunkStamp.from_node(node) is not None:
                 place = _place(node)
                 rows.setdefault(place.context, []).append(place)
@@ -130,26 +134,16 @@ class NeighbourExpansion(BaseNodePostprocessor):
         }
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True)
 class _Place:
-    """A chunk and where it stands."""
+    """A chunk and where it stands, which alone tells it from others."""
 
-    node: BaseNode
     context: str
     start: int
     end: int
-    before: str
-    text: str
-
-    @property
-    def key(self) -> tuple[str, int, int]:
-        return self.context, self.start, self.end
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Place) and self.key == other.key
-
-    def __hash__(self) -> int:
-        return hash(self.key)
+    node: BaseNode = field(compare=False)
+    before: str = field(compare=False)
+    text: str = field(compare=False)
 
 
 def _place(node: BaseNode) -> _Place:
@@ -160,13 +154,11 @@ def _place(node: BaseNode) -> _Place:
             "with LateChunkingNodeParser, or leave NeighbourExpansion out"
         )
     text = node.get_content(metadata_mode=MetadataMode.NONE)
-    return _Place(node, stamp.context, stamp.start, stamp.end, stamp.before, text)
+    return _Place(stamp.context, stamp.start, stamp.end, node, stamp.before, text)
 
 
-def _touches(run: Sequence[_Place], other: _Place, row: Sequence[_Place]) -> bool:
-    """Whether a chunk continues a run, with no chunk left out between."""
-    indices = [row.index(each) for each in run]
-    return row.index(other) in (min(indices) - 1, max(indices) + 1)
+def _count_tokens(place: _Place) -> int:
+    return len(get_tokenizer()(place.text))
 
 
 def _join(hit: NodeWithScore, run: Sequence[_Place], found: _Place) -> NodeWithScore:
@@ -180,11 +172,7 @@ def _join(hit: NodeWithScore, run: Sequence[_Place], found: _Place) -> NodeWithS
         else:
             text += place.text[end - place.start :]  # chunks that overlap share these characters
         end = max(end, place.end)
-    node = hit.node.model_copy(
-        update={"metadata": {**hit.node.metadata, WIDENED_FROM: f"{found.start}:{found.end}"}}
-    )
-    for name in ("excluded_embed_metadata_keys", "excluded_llm_metadata_keys"):
-        setattr(node, name, [*getattr(node, name), WIDENED_FROM])
+    node = with_hidden_metadata(hit.node, {WIDENED_FROM: f"{found.start}:{found.end}"})
     if isinstance(node, TextNode):
         node.set_content(text)
         node.start_char_idx, node.end_char_idx = run[0].start, end

@@ -35,6 +35,7 @@ from rag_embed.stage_scores import (
     SKIPPED,
     TOKEN_SCORE,
     TOKENS_FROM,
+    with_hidden_metadata,
 )
 from rag_embed.stamp import ChunkStamp
 
@@ -134,8 +135,7 @@ class ListwiseRerank(BaseNodePostprocessor):
     @property
     def chosen_method(self) -> Method:
         """The method that None stands for."""
-        has_prompt = self.embed_model.profile.family.list_prompt != ""
-        return self.method or ("listwise" if has_prompt else "late_interaction")
+        return self.method or ("listwise" if self.embed_model.profile.has_list_prompt else "late_interaction")
 
     def _rerank(
         self, nodes: list[NodeWithScore], query: QueryBundle, store: StoreAccess
@@ -214,9 +214,5 @@ class ListwiseRerank(BaseNodePostprocessor):
 
 def _with_score(candidate: NodeWithScore, score: float | None, notes: Mapping[str, object]) -> NodeWithScore:
     """Copy a candidate with its new score; what is known of the stages goes into the metadata."""
-    added = {RETRIEVAL_SCORE: candidate.score, **notes}
-    node = candidate.node.model_copy(update={"metadata": {**candidate.node.metadata, **added}})
-    for name in ("excluded_embed_metadata_keys", "excluded_llm_metadata_keys"):
-        keys = getattr(node, name)
-        setattr(node, name, [*keys, *(key for key in added if key not in keys)])
+    node = with_hidden_metadata(candidate.node, {RETRIEVAL_SCORE: candidate.score, **notes})
     return NodeWithScore(node=node, score=score)

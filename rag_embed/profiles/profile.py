@@ -116,6 +116,11 @@ class Profile:
         return self.pooling == "mean" and not self.is_causal and not self.separator
 
     @property
+    def has_list_prompt(self) -> bool:
+        """Whether it was trained to rerank by a prompt that shows a list of candidates."""
+        return self.family.list_prompt != ""
+
+    @property
     def precisions(self) -> tuple[Precision, ...]:
         """Forms of a vector that it was trained for."""
         return self.family.precisions

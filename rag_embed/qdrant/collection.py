@@ -32,7 +32,7 @@ from rag_embed.qdrant.points import (
     point_to_node,
     possible_point_ids,
 )
-from rag_embed.qdrant.port import Engine, PointId, StoredPoint, scroll_all, to_pages
+from rag_embed.qdrant.port import Engine, PointId, StoredPoint, Vectors, scroll_all, to_pages
 from rag_embed.qdrant.queries import LEXICAL_MODES, check_query, to_query_condition, to_search
 from rag_embed.qdrant.schema import CollectionSchema
 from rag_embed.qdrant.writing import empty_document, replace_chunks, write_points
@@ -189,9 +189,9 @@ class Collection:
 
         Args:
             engine: Where.
-            query: Mode DEFAULT or MMR, ids, documents, filters and number of results.
+            query: Its mode, ids, documents, filters and number of results.
             with_vectors: Whether the nodes carry their stored vectors.
-            options: LlamaIndex's `vector_store_kwargs`, as `QueryOptions` names them.
+            options: Those of LlamaIndex's `vector_store_kwargs` that are not None.
         """
         check_query(query, options)
         schema = await self._schema(engine)
@@ -220,7 +220,7 @@ class Collection:
             words = to_lexical_search(query, schema, condition, with_vectors=with_vectors)
             return await engine.search(words) if words else []
         dense = to_search(query, schema, condition, with_vectors=with_vectors, options=options)
-        if query.mode == VectorStoreQueryMode.HYBRID or options.get("query_tokens") is not None:
+        if query.mode == VectorStoreQueryMode.HYBRID or "query_tokens" in options:
             hybrid = to_hybrid_search(query, schema, dense, options)
             return hybrid.rank(await engine.search_legs(hybrid.legs))
         sign = -1.0 if schema.has_distances else 1.0
@@ -252,25 +252,21 @@ class Collection:
         if schema.legs.tokens is None:
             return points
         bare = {
-            point.id: ChunkStamp.from_node(node)
+            point.id: stamp
             for node, point in zip(nodes, points, strict=True)
-            if TOKENS_NAME not in point.others
+            if TOKENS_NAME not in point.others and (stamp := ChunkStamp.from_node(node))
         }
-        kept: dict[PointId, object] = {}
+        kept: dict[PointId, Vectors] = {}
         for page in to_pages(list(bare)):
-            stored = await engine.scroll(
-                all_of(models.HasIdCondition(has_id=list(page))), None, len(page), None
-            )
-            same = [p.id for p in stored[0] if bare[p.id] and self._stamp_of(p) == bare[p.id]]
-            for point in await engine.retrieve(same, schema.vector_name, (TOKENS_NAME,)):
-                kept.update(dict.fromkeys([point.id], point.others[TOKENS_NAME]) if point.others else {})
-        check_tokens(points, frozenset(kept), self._name)
-        return [
-            replace(point, others={**point.others, TOKENS_NAME: kept[point.id]})
-            if point.id in kept
-            else point
-            for point in points
-        ]
+            condition = models.Filter(must=[models.HasIdCondition(has_id=list(page))])
+            stored, _ = await engine.scroll(condition, None, len(page), None)
+            same = [point.id for point in stored if self._stamp_of(point) == bare[point.id]]
+            if same:
+                found = await engine.retrieve(same, schema.vector_name, (TOKENS_NAME,))
+                kept.update((point.id, point.others) for point in found)
+        points = [replace(point, others={**point.others, **kept.get(point.id, {})}) for point in points]
+        check_tokens(points, self._name)
+        return points
 
     def _stamp_of(self, point: StoredPoint) -> ChunkStamp | None:
         return ChunkStamp.from_node(point_to_node(point, self._text_key))

@@ -19,6 +19,7 @@ from rag_embed.qdrant.edge_ledger import PointLedger
 from rag_embed.qdrant.edge_log import advance_log, delete_index, make_index
 from rag_embed.qdrant.edge_optimizing import optimize_folder
 from rag_embed.qdrant.integrity import IntegrityReport
+from rag_embed.qdrant.records import count_numbers
 
 OPENING_BYTES = 32_000_000
 """Beside the reserve: where reading a hole fills it (tmpfs), opening takes as much as a page of vectors."""
@@ -209,5 +210,5 @@ def create_shard(
 def _needed_bytes(point: edge.Point) -> int:
     """Estimate, generously, what a point takes: in the log, the storages, the indexes and the ledger."""
     vectors = point.vector if isinstance(point.vector, dict) else {"": point.vector}
-    numbers = sum(len(vector) for vector in vectors.values() if isinstance(vector, list))
+    numbers = sum(map(count_numbers, vectors.values()))
     return 4 * len(repr(point.payload)) + 16 * numbers + 1_000

@@ -112,8 +112,8 @@ def to_hybrid_search(
     legs = [replace(dense, limit=count)]
     if is_hybrid and (words := _to_words(query, schema)).indices:
         legs.append(Search(words, LEXICAL_NAME, query.sparse_top_k or count, dense.condition))
-    if (tokens := options.get("query_tokens")) is not None:
-        legs.append(_to_token_search(tokens, schema, 0, dense.condition))
+    if "query_tokens" in options:
+        legs.append(_to_token_search(options["query_tokens"], schema, 0, dense.condition))
     alpha = 1.0 - LEXICAL_WEIGHT if query.alpha is None else query.alpha
     return HybridSearch(
         tuple(legs),

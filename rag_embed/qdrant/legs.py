@@ -145,18 +145,13 @@ def read_token_dim(nodes: Sequence[BaseNode]) -> int:
     return sizes.pop() if sizes else 0
 
 
-def check_tokens(points: Sequence[StoredPoint], have_tokens: frozenset[object], collection_name: str) -> None:
-    """Refuse points without token vectors where the collection keeps them and has none for these chunks yet.
-
-    Args:
-        points: To be written.
-        have_tokens: Ids of points whose stored token vectors belong to the same reading of the chunk.
-        collection_name: For messages.
+def check_tokens(points: Sequence[StoredPoint], collection_name: str) -> None:
+    """Refuse to write points without token vectors where the collection keeps them.
 
     Raises:
         MissingVectorError: Names the first of them.
     """
-    bare = [point for point in points if TOKENS_NAME not in point.others and point.id not in have_tokens]
+    bare = [point for point in points if TOKENS_NAME not in point.others]
     if bare:
         raise MissingVectorError(
             f"{len(bare)} of {len(points)} nodes (first point: {bare[0].id}) come without token vectors, "

@@ -87,7 +87,7 @@ class CollectionPlan:
         """Make the collection; if somebody else makes it meanwhile, theirs is taken, and checked."""
         self._check_own_fingerprint(batch)
         if self.legs.tokens is not None and not batch.token_dim:
-            check_tokens(batch.points, frozenset(), self.name)
+            check_tokens(batch.points, self.name)
         request = self.settings.to_request(
             self.vector_name,
             batch.dim,

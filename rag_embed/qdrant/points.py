@@ -15,7 +15,6 @@ from llama_index.core.vector_stores.utils import (
     metadata_dict_to_node,
     node_to_metadata_dict,
 )
-from qdrant_client import models
 
 from rag_embed.errors import (
     DimensionMismatchError,
@@ -26,8 +25,9 @@ from rag_embed.errors import (
 )
 from rag_embed.qdrant.legs import read_token_dim
 from rag_embed.qdrant.port import Payload, PointId, StoredPoint
+from rag_embed.qdrant.records import count_numbers
 from rag_embed.qdrant.values import check_metadata, check_text
-from rag_embed.stage_scores import STAGE_KEYS
+from rag_embed.stage_scores import STAGE_KEYS, with_hidden_metadata
 from rag_embed.stamp import ChunkStamp
 
 ID_NAMESPACE = uuid.UUID("6f1d5a0e-2f0b-5a83-9c55-5d0b4a0f3c11")
@@ -152,11 +152,7 @@ def point_to_node(point: StoredPoint, text_key: str) -> BaseNode:
         )
     if point.vector is not None:
         node.embedding = point.vector
-    if point.stages:
-        node.metadata = {**node.metadata, **point.stages}
-        node.excluded_embed_metadata_keys = [*node.excluded_embed_metadata_keys, *point.stages]
-        node.excluded_llm_metadata_keys = [*node.excluded_llm_metadata_keys, *point.stages]
-    return node
+    return with_hidden_metadata(node, point.stages) if point.stages else node
 
 
 def _checked_vectors(nodes: Sequence[BaseNode]) -> npt.NDArray[np.float64]:
@@ -248,16 +244,5 @@ def _wire_bytes(point: StoredPoint) -> int:
     """Estimate the size of a point as JSON."""
     # The node as a JSON string holds all its metadata and text; beside it the metadata stand once more.
     payload_bytes = 2 * len(str(point.payload.get("_node_content", "")).encode())
-    numbers = len(point.vector or ()) + sum(_count_numbers(vector) for vector in point.others.values())
+    numbers = len(point.vector or ()) + sum(map(count_numbers, point.others.values()))
     return payload_bytes + BYTES_PER_NUMBER * numbers
-
-
-def _count_numbers(vector: object) -> int:
-    if isinstance(vector, np.ndarray):
-        return vector.size
-    if isinstance(vector, models.SparseVector):
-        return 2 * len(vector.values)
-    if isinstance(vector, Sequence):
-        rows = [row for row in vector if isinstance(row, Sequence)]
-        return sum(map(len, rows)) or len(vector)
-    return 0

@@ -17,20 +17,18 @@ from rag_embed.qdrant.port import Search
 from rag_embed.qdrant.schema import CollectionSchema
 
 LEXICAL_MODES = (VectorStoreQueryMode.SPARSE, VectorStoreQueryMode.TEXT_SEARCH)
-MODES = (VectorStoreQueryMode.DEFAULT, VectorStoreQueryMode.HYBRID, *LEXICAL_MODES, VectorStoreQueryMode.MMR)
 MMR_CANDIDATES_PER_RESULT = 4
-QUERY_OPTIONS = (
-    "mmr_threshold",
-    "mmr_prefetch_k",
-    "mmr_prefetch_factor",
-    "qdrant_filters",
-    "search_params",
-    "fusion",
-    "query_tokens",
-    "token_weight",
-    "shard_identifier",
-)
-"""What LlamaIndex's `vector_store_kwargs` may hold."""
+
+_ANY = ("qdrant_filters",)
+_BY_VECTOR = (*_ANY, "search_params")
+_WITH_TOKENS = (*_BY_VECTOR, "query_tokens", "token_weight")
+MODE_OPTIONS: Mapping[VectorStoreQueryMode, tuple[str, ...]] = {
+    VectorStoreQueryMode.DEFAULT: _WITH_TOKENS,
+    VectorStoreQueryMode.HYBRID: (*_WITH_TOKENS, "fusion"),
+    **dict.fromkeys(LEXICAL_MODES, _ANY),
+    VectorStoreQueryMode.MMR: (*_BY_VECTOR, "mmr_threshold", "mmr_prefetch_k", "mmr_prefetch_factor"),
+}
+"""The modes, and what LlamaIndex's `vector_store_kwargs` may hold in each."""
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -57,7 +55,7 @@ def check_options(options: Mapping[str, object], *, method: str, known: tuple[st
             continue
         close = difflib.get_close_matches(name, known, 1)
         hint = f"; did you mean {close[0]}?" if close else ""
-        expected = ", ".join(n for n in known if n != "shard_identifier") or "no further arguments"
+        expected = ", ".join(known) or "no further arguments"
         raise InputError(f"{method} knows no {name!r}; expected {expected}{hint}")
 
 
@@ -65,14 +63,16 @@ def check_query(query: VectorStoreQuery, options: Mapping[str, object]) -> None:
     """Refuse what no collection could answer.
 
     Raises:
-        UnsupportedQueryError: A mode other than DEFAULT and MMR, or a filter that Qdrant cannot evaluate.
+        UnsupportedQueryError: A mode that is not in `MODE_OPTIONS`, or a filter that Qdrant cannot evaluate.
         InputError: No vector, or no results wanted, or options that would be ignored.
         NonFiniteError: A vector with NaN or infinity.
     """
-    check_options(options, known=QUERY_OPTIONS, method="query")
+    known = dict.fromkeys(name for names in MODE_OPTIONS.values() for name in names)
+    check_options(options, known=tuple(known), method="query")
+    _check_mode(query.mode)
+    _check_mode_options(query.mode, options)
     _read_model(options, "qdrant_filters", models.Filter)
     _read_model(options, "search_params", models.SearchParams)
-    _check_mode(query.mode)
     for name in ("similarity_top_k", "sparse_top_k", "hybrid_top_k"):
         count = getattr(query, name)
         if count is not None and not 1 <= count < 2**32:
@@ -136,11 +136,32 @@ def to_search(
 
 
 def _check_mode(mode: VectorStoreQueryMode) -> None:
-    if mode not in MODES:
-        known = ", ".join(mode.name for mode in MODES)
+    if mode not in MODE_OPTIONS:
+        known = ", ".join(mode.name for mode in MODE_OPTIONS)
         raise UnsupportedQueryError(
             f"query mode {mode.name} ({mode.value!r}) is not supported; expected one of {known}. HYBRID "
             "finds by meaning and by words"
+        )
+
+
+def _check_mode_options(mode: VectorStoreQueryMode, options: Mapping[str, object]) -> None:
+    """Refuse what another mode would take, and what another option makes meaningless."""
+    for name in options:
+        if name not in MODE_OPTIONS[mode]:
+            takers = " or ".join(other.name for other, names in MODE_OPTIONS.items() if name in names)
+            raise InputError(
+                f"query mode {mode.name} takes no {name}; expected it with mode {takers}. Ask in such a "
+                f"mode, or leave {name} out"
+            )
+    if "token_weight" in options and "query_tokens" not in options:
+        raise InputError(
+            "token_weight was given without query_tokens; it is the share of late interaction, which needs "
+            "them. Give both, or leave token_weight out"
+        )
+    if {"mmr_prefetch_k", "mmr_prefetch_factor"} <= options.keys():
+        raise InputError(
+            "mmr_prefetch_k and mmr_prefetch_factor were both given; expected one number of candidates. "
+            "Leave one of them out"
         )
 
 
@@ -159,9 +180,7 @@ def _mmr(query: VectorStoreQuery, options: Mapping[str, object]) -> tuple[float 
 
 
 def _number(options: Mapping[str, object], name: str, default: float) -> float:
-    value = options.get(name)
-    if value is None:
-        return default
+    value = options.get(name, default)
     if not isinstance(value, int | float):
         raise InputError(f"{name} is {value!r}; expected a number")
     return float(value)

@@ -35,9 +35,10 @@ class StoreReading(StoreLifecycle):
                 HYBRID (by both, `alpha` being the share of the vector; `sparse_top_k` are the candidates of
                 the words, `hybrid_top_k` the results). node_ids, doc_ids and filters must all be met.
             kwargs: LlamaIndex's `vector_store_kwargs`: qdrant_filters (a qdrant_client.models.Filter that
-                must hold as well), search_params (a models.SearchParams), mmr_threshold (1 relevant, 0
-                varied), mmr_prefetch_k or mmr_prefetch_factor (candidates); for HYBRID fusion ("scores",
-                "dbsf" or "rrf"); query_tokens and token_weight for late interaction in the same request.
+                must hold as well); except for words alone search_params (a models.SearchParams); for MMR
+                mmr_threshold (1 relevant, 0 varied), mmr_prefetch_k or mmr_prefetch_factor (candidates); for
+                HYBRID fusion ("scores", "dbsf" or "rrf"); for DEFAULT and HYBRID query_tokens, and with them
+                token_weight, for late interaction in the same request. None is not given.
 
         Returns:
             Nodes, best first, with similarities (of Euclid and Manhattan the negative distance) and node ids;
@@ -49,7 +50,7 @@ class StoreReading(StoreLifecycle):
                 Qdrant cannot evaluate.
             DimensionMismatchError: A vector of another length than the collection's.
             NonFiniteError: A vector with NaN or infinity.
-            InputError: An option that would be ignored.
+            InputError: An option that would be ignored, such as another mode's.
         """
         return self._run(self._search(query, kwargs))
 
@@ -124,6 +125,7 @@ class StoreReading(StoreLifecycle):
         return await self._arun(lambda engine: self._collection.score_tokens(engine, node_ids, query_vectors))
 
     def _search(self, query: VectorStoreQuery, options: Mapping[str, object]) -> Flow[VectorStoreQueryResult]:
+        given = {name: value for name, value in options.items() if value is not None}
         return lambda engine: self._collection.query(
-            engine, query, with_vectors=self.return_vectors, options=options
+            engine, query, with_vectors=self.return_vectors, options=given
         )

@@ -32,6 +32,16 @@ def name_vectors(
     return {vector_name: vector, **prefixes, **others}
 
 
+def count_numbers(vector: object) -> int:
+    """Count the numbers of a vector of any kind, in any of the types of `Vectors`; indices count too."""
+    if isinstance(vector, np.ndarray):
+        return vector.size
+    if isinstance(vector, Sequence):
+        rows = [row for row in vector if isinstance(row, Sequence)]
+        return sum(map(len, rows)) or len(vector)
+    return 2 * len(getattr(vector, "indices", ()))
+
+
 def to_point_id(id_: object) -> PointId:
     """Bring an engine's id to the port's form: an integer, or the text of a UUID."""
     return id_ if isinstance(id_, int) else str(id_)

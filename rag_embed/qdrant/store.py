@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 from llama_index.core.bridge.pydantic import (
     ConfigDict,
@@ -185,15 +185,6 @@ class QdrantChunkStore(StoreReading, BasePydanticVectorStore):
             return self._connection.aclient
         engine = self._connection.blocking()
         return engine.client if isinstance(engine, ClientEngine) else engine
-
-    @property
-    def recommended_strategy(self) -> Literal["late", "blend"]:
-        """How `ContextualEmbedding` is to embed for this store: in one pass where it keeps words too.
-
-        Alone the vectors in context lose where a chunk answers by itself, and a blend keeps that half; words
-        keep it too, without a second pass over the text (docs/benchmarks.md).
-        """
-        return "late" if self.lexical is not None else "blend"
 
     def add(self, nodes: Sequence[BaseNode], **kwargs: Any) -> list[str]:
         """Store nodes with their embeddings, all or, if any of them is unfit, none.
