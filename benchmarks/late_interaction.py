@@ -101,6 +101,7 @@ def measure_set(name: str, documents: int | None, cache: VectorCache) -> dict[st
         for stage, method in (("hybrid", "hybrid"), ("dense", "vectors"))
     ]
     words = Words(model, evalset.documents)
+    firsts = [searcher.rank(arm, evalset.main_slice) for arm in arms]  # one pass makes token vectors as well
     every = [to_units(each) for each in searcher.chunk_tokens(arms[0])]
     forms = {
         "every token": every,
@@ -123,8 +124,7 @@ def measure_set(name: str, documents: int | None, cache: VectorCache) -> dict[st
         return found[MAIN_MEASURE][used]
 
     rows = []
-    for arm in arms:
-        first = searcher.rank(arm, evalset.main_slice)
+    for arm, first in zip(arms, firsts, strict=True):
         alone = score(first)
         rows.append({"stage": arm.name, "form": "none", "query": "", MAIN_MEASURE: float(alone.mean())})
         for form, kept in forms.items():

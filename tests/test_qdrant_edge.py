@@ -23,6 +23,7 @@ from pathlib import Path
 import numpy as np
 import portalocker
 import pytest
+import torch
 from llama_index.core.schema import TextNode
 from llama_index.core.vector_stores.types import FilterOperator, MetadataFilters
 from qdrant_client import QdrantClient, models
@@ -337,7 +338,7 @@ def test_the_room_asked_for_grows_with_words_and_token_vectors(
     def make_chunk(words: int, tokens: int) -> TextNode:
         (node,) = make_nodes(1)
         node.text = " ".join(f"word{number:04}" for number in range(words))
-        kept = TokenForm("float16", 1).keep(np.ones((tokens, 8), dtype=np.float32))
+        kept = TokenForm("float16", 1).keep(torch.ones(tokens, 8)).numpy()
         stamp_node(node, ChunkStamp("0" * 32, 0, 9, fingerprint="f"), tokens=kept)
         return node
 

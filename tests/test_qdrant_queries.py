@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 import pytest
+import torch
 from llama_index.core import Document, StorageContext, VectorStoreIndex
 from llama_index.core.embeddings import MockEmbedding
 from llama_index.core.vector_stores.types import VectorStoreQuery, VectorStoreQueryMode
@@ -39,7 +39,7 @@ OPTIONS: dict[str, tuple[dict[str, Any], set[str]]] = {
 def store() -> Iterator[QdrantChunkStore]:
     nodes = make_nodes(6)
     for number, node in enumerate(nodes):
-        tokens = TokenForm("float16", 1).keep(np.eye(DIM, dtype=np.float32)[: number + 1])
+        tokens = TokenForm("float16", 1).keep(torch.eye(DIM)[: number + 1]).numpy()
         stamp_node(node, ChunkStamp("0" * 32, number, number + 1, fingerprint="f"), tokens=tokens)
     with QdrantChunkStore("docs", location=":memory:", lexical=True, tokens=True) as made:
         made.add(nodes)

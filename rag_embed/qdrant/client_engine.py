@@ -15,6 +15,7 @@ from qdrant_client import AsyncQdrantClient, QdrantClient, models
 
 from rag_embed.qdrant.deadline import answer_within
 from rag_embed.qdrant.port import (
+    Candidates,
     CollectionInfo,
     PointId,
     QueryVector,
@@ -22,7 +23,7 @@ from rag_embed.qdrant.port import (
     StoredPoint,
     VectorPrefix,
 )
-from rag_embed.qdrant.records import name_vectors, select_vectors, to_point_id, to_stored_point
+from rag_embed.qdrant.records import name_vectors, select_vectors, to_candidates, to_point_id, to_stored_point
 from rag_embed.qdrant.retry import RetryPolicy
 
 T = TypeVar("T")
@@ -196,13 +197,13 @@ class ClientEngine:
                 # Local mode is always exact, and warns of parameters.
                 search_params=None if self._is_local else search.search_params,
                 limit=search.limit,
-                with_payload=True,
+                with_payload=search.with_payload,
                 with_vectors=select_vectors(search.vector_name) if search.with_vector else False,
             )
         )
         return [to_stored_point(point, search.vector_name, point.score) for point in response.points]
 
-    async def search_legs(self, searches: Sequence[Search]) -> list[list[StoredPoint]]:
+    async def search_legs(self, searches: Sequence[Search]) -> Candidates:
         """Find candidates by several searches, and score each candidate by all of them."""
         finders = [self._to_finder(search) for search in searches if search.limit]
         requests = [
@@ -217,10 +218,7 @@ class ClientEngine:
             for number, search in enumerate(searches)
         ]
         replies = await self._call(lambda: self.client.query_batch_points(self._collection_name, requests))
-        return [
-            [to_stored_point(point, search.vector_name, point.score) for point in reply.points]
-            for search, reply in zip(searches, replies, strict=True)
-        ]
+        return to_candidates([reply.points for reply in replies], searches[0].vector_name)
 
     def _to_finder(self, search: Search) -> models.Prefetch:
         return models.Prefetch(

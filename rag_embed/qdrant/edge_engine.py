@@ -22,13 +22,14 @@ from rag_embed.errors import MissingExtraError, StoreError, StoreLockedError
 from rag_embed.qdrant.edge_folder import CollectionFile, EdgeFolder, merge_metadata
 from rag_embed.qdrant.integrity import IntegrityReport
 from rag_embed.qdrant.port import (
+    Candidates,
     CollectionInfo,
     PointId,
     Search,
     StoredPoint,
     VectorPrefix,
 )
-from rag_embed.qdrant.records import select_vectors, to_point_id, to_stored_point
+from rag_embed.qdrant.records import select_vectors, to_candidates, to_point_id, to_stored_point
 
 try:
     import qdrant_edge as edge
@@ -209,16 +210,19 @@ class EdgeEngine:
             found = shard.engine.query(edge_models.to_edge_query(search))
             return [to_stored_point(point, search.vector_name, point.score) for point in found]
 
-    async def search_legs(self, searches: Sequence[Search]) -> list[list[StoredPoint]]:
-        """Find candidates by several searches, and score each candidate by all of them."""
+    async def search_legs(self, searches: Sequence[Search]) -> Candidates:
+        """Find candidates by several searches, then score each candidate by all of them.
+
+        A second step costs no round trip here; in one, every scoring search would find all candidates anew.
+        """
         with self._held() as shard:
             if searches[0].condition is not None:
                 edge_indexes.index_keys(shard, searches[0].condition)
-            replies = shard.engine.query_batch(edge_models.to_edge_batch(searches))
-            return [
-                [to_stored_point(point, search.vector_name, point.score) for point in reply]
-                for search, reply in zip(searches, replies, strict=True)
-            ]
+            finders = [search for search in searches if search.limit]
+            found = shard.engine.query_batch(edge_models.to_edge_finders(finders))
+            ids = {point.id for reply in found for point in reply}
+            replies = shard.engine.query_batch(edge_models.to_edge_scorers(searches, ids)) if ids else []
+            return to_candidates(replies, searches[0].vector_name)
 
     async def count(self, condition: models.Filter | None) -> int:
         """Count points exactly."""

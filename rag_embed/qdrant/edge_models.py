@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Sequence
 
 import qdrant_edge as edge
@@ -101,30 +102,36 @@ def to_edge_query(search: Search) -> edge.QueryRequest:
         prefetches=_prefix_stage(search),
         filter=to_edge_filter(search.condition) if search.condition else None,
         params=_search_params(search.search_params) if search.search_params else None,
-        with_payload=True,
+        with_payload=search.with_payload,
         with_vector=select_vectors(search.vector_name) if search.with_vector else False,
     )
 
 
-def to_edge_batch(searches: Sequence[Search]) -> edge.QueryBatchRequest:
-    """Translate searches of which each finds candidates, and each scores those of all."""
-    finders = [
-        edge.Prefetch(
-            limit=search.limit,
-            query=_nearest(search),
-            prefetches=_prefix_stage(search),
-            filter=to_edge_filter(search.condition) if search.condition else None,
-            params=_search_params(search.search_params) if search.search_params else None,
-        )
-        for search in searches
-        if search.limit
-    ]
+def to_edge_finders(searches: Sequence[Search]) -> edge.QueryBatchRequest:
+    """Translate searches that find candidates, of which the ids are enough."""
     return edge.QueryBatchRequest(
         [
             edge.QueryRequest(
-                limit=sum(other.limit for other in searches),
+                limit=search.limit,
                 query=_nearest(search),
-                prefetches=finders,
+                prefetches=_prefix_stage(search),
+                filter=to_edge_filter(search.condition) if search.condition else None,
+                params=_search_params(search.search_params) if search.search_params else None,
+            )
+            for search in searches
+        ]
+    )
+
+
+def to_edge_scorers(searches: Sequence[Search], ids: set[uuid.UUID | int | str]) -> edge.QueryBatchRequest:
+    """Translate searches of which each scores the same points, by what is stored and no shortened copy."""
+    return edge.QueryBatchRequest(
+        [
+            edge.QueryRequest(
+                limit=len(ids),
+                query=_nearest(search),
+                filter=edge.Filter(must=[edge.HasIdCondition(ids)]),
+                params=edge.SearchParams(exact=True),
                 with_payload=number == 0,
                 with_vector=select_vectors(search.vector_name) if search.with_vector else False,
             )

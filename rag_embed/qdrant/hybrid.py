@@ -19,7 +19,7 @@ from rag_embed.errors import InputError, UnsupportedQueryError
 from rag_embed.fusion import LEG_CANDIDATES, LEXICAL_WEIGHT, TOKEN_WEIGHT, Fusion, best_first, fuse
 from rag_embed.max_sim import to_units
 from rag_embed.qdrant.legs import LEXICAL_NAME, TOKENS_NAME
-from rag_embed.qdrant.port import PointId, Search, StoredPoint
+from rag_embed.qdrant.port import Candidates, PointId, Search, StoredPoint
 from rag_embed.qdrant.schema import CollectionSchema
 from rag_embed.stage_scores import DENSE_SCORE, LEXICAL_SCORE, TOKEN_SCORE
 
@@ -46,20 +46,19 @@ class HybridSearch:
     fusion: Fusion
     sign: float
 
-    def rank(self, replies: Sequence[Sequence[StoredPoint]]) -> list[StoredPoint]:
+    def rank(self, candidates: Candidates) -> list[StoredPoint]:
         """Order the candidates.
 
         Args:
-            replies: Of `Engine.search_legs`.
+            candidates: Of `Engine.search_legs`.
 
         Returns:
             The best, with their final scores, and in their payloads the scores of the legs.
         """
-        points = list(replies[0])
-        if not points:
+        if not candidates.points:
             return []
         scores = {
-            leg.vector_name: _scores_of(points, reply) for leg, reply in zip(self.legs, replies, strict=True)
+            leg.vector_name: np.array(found) for leg, found in zip(self.legs, candidates.scores, strict=True)
         }
         final = scores[self.legs[0].vector_name] = scores[self.legs[0].vector_name] * self.sign
         if TOKENS_NAME in scores:
@@ -72,7 +71,7 @@ class HybridSearch:
         keys = {leg.vector_name: _SCORE_KEYS.get(leg.vector_name, DENSE_SCORE) for leg in self.legs}
         return [
             replace(
-                points[index],
+                candidates.points[index],
                 score=float(final[index]),
                 stages={keys[name]: float(values[index]) for name, values in scores.items()},
             )
@@ -128,7 +127,7 @@ def to_hybrid_search(
 def to_token_search(tokens: object, schema: CollectionSchema, ids: Sequence[PointId]) -> Search:
     """Translate a query's token vectors for late interaction with given points."""
     condition = models.Filter(must=[models.HasIdCondition(has_id=list(ids))])
-    return _to_token_search(tokens, schema, len(ids), condition)
+    return replace(_to_token_search(tokens, schema, len(ids), condition), with_payload=False)
 
 
 def _to_token_search(
@@ -161,12 +160,6 @@ def _to_words(query: VectorStoreQuery, schema: CollectionSchema) -> models.Spars
             "words are looked for"
         )
     return schema.legs.lexical.to_query(query.query_str or "")
-
-
-def _scores_of(points: Sequence[StoredPoint], reply: Sequence[StoredPoint]) -> np.ndarray:
-    """One leg's scores of the candidates; 0 for what it cannot score: no word in common, or no tokens."""
-    found = {point.id: point.score or 0.0 for point in reply}
-    return np.array([found.get(point.id, 0.0) for point in points], dtype=np.float64)
 
 
 def _share(value: object, name: str) -> float:

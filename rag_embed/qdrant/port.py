@@ -94,6 +94,7 @@ class Search:
         limit: How many points to return.
         condition: Only points that satisfy it are candidates.
         with_vector: Whether the results carry their vectors.
+        with_payload: Whether the results carry their payloads.
         diversity: None for plain nearest neighbours; else maximal marginal relevance, 0 as relevant, 1 as
             varied as can be.
         candidates: Neighbours that marginal relevance chooses from.
@@ -108,6 +109,7 @@ class Search:
     limit: int
     condition: models.Filter | None = None
     with_vector: bool = False
+    with_payload: bool = True
     diversity: float | None = None
     candidates: int = 0
     prefix: VectorPrefix | None = None
@@ -142,6 +144,19 @@ class Search:
         if self.params is None:
             return models.SearchParams(quantization=rescoring)
         return self.params.model_copy(update={"quantization": self.params.quantization or rescoring})
+
+
+@dataclass(frozen=True, slots=True)
+class Candidates:
+    """What several searches found together.
+
+    Attributes:
+        points: Best first by the first search, with payloads, and with vectors if it asks for them.
+        scores: For each search those of the points; 0 for what it cannot score: no word in common, no tokens.
+    """
+
+    points: list[StoredPoint]
+    scores: list[list[float]]
 
 
 class Engine(Protocol):
@@ -224,7 +239,7 @@ class Engine(Protocol):
     async def search(self, search: Search) -> list[StoredPoint]:
         """Find the best points, best first."""
 
-    async def search_legs(self, searches: Sequence[Search]) -> list[list[StoredPoint]]:
+    async def search_legs(self, searches: Sequence[Search]) -> Candidates:
         """Find candidates by several searches, and score each candidate by all of them, in one request.
 
         Args:
@@ -232,8 +247,7 @@ class Engine(Protocol):
                 their condition.
 
         Returns:
-            For each search the candidates with its score, best first; without those that it cannot score.
-            The first search's carry payloads, and vectors if it asks for them.
+            Those that the first search can score, with what every search thinks of them.
         """
 
     async def count(self, condition: models.Filter | None) -> int:

@@ -7,7 +7,7 @@ from typing import Protocol, cast
 
 import numpy as np
 
-from rag_embed.qdrant.port import Payload, PointId, StoredPoint, VectorPrefix, Vectors
+from rag_embed.qdrant.port import Candidates, Payload, PointId, StoredPoint, VectorPrefix, Vectors
 
 
 def select_vectors(vector_name: str, others: Sequence[str] = ()) -> bool | list[str]:
@@ -63,6 +63,14 @@ class FoundRecord(Protocol):
         """A vector, vectors by name, or None."""
 
 
+class ScoredRecord(FoundRecord, Protocol):
+    """A found point of an engine's own type."""
+
+    @property
+    def score(self) -> float:
+        """What the search thinks of it."""
+
+
 def to_stored_point(
     record: FoundRecord, vector_name: str, score: float | None = None, others: Sequence[str] = ()
 ) -> StoredPoint:
@@ -75,4 +83,22 @@ def to_stored_point(
         vector=cast("list[float] | None", vectors.get(vector_name) or None),
         score=score,
         others={name: vectors[name] for name in others if name in vectors},
+    )
+
+
+def to_candidates(replies: Sequence[Sequence[ScoredRecord]], vector_name: str) -> Candidates:
+    """Bring what several searches think of the same points together.
+
+    Args:
+        replies: Of each search; that of the first has the points' payloads. None if nothing was found.
+        vector_name: Of the first search.
+    """
+    if not replies:
+        return Candidates([], [])
+    first, *others = replies
+    ids = [record.id for record in first]
+    known = [{record.id: record.score for record in reply} for reply in others]
+    return Candidates(
+        [to_stored_point(record, vector_name) for record in first],
+        [[record.score for record in first], *([found.get(id_, 0.0) for id_ in ids] for found in known)],
     )
