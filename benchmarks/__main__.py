@@ -19,6 +19,7 @@ SCRIPTS = (
     "hybrid",
     "legs",
     "token_forms",
+    "late_interaction",
     "negation",
     "precision",
     "short_documents",

@@ -90,6 +90,34 @@ def hybrid_gains(result: Result) -> str:
     return make_table(header, rows)
 
 
+def late_interaction(result: Result) -> str:
+    """What late interaction adds to each first stage, by what is kept and how query tokens count.
+
+    The interval of the mean is that of independent sets: the root of the squares of their half-widths.
+    """
+    sets = list(result["results"].values())
+    rows = []
+    for place, row in enumerate(sets[0]["rows"]):
+        if row["form"] == "none":
+            continue
+        gains = [entry["rows"][place]["gain"] for entry in sets]
+        mean = sum(gain[0] for gain in gains) / len(gains)
+        half = sum(((gain[2] - gain[1]) / 2) ** 2 for gain in gains) ** 0.5 / len(gains)
+        size = sum(entry["vectors per chunk"][row["form"]] for entry in sets) / len(sets)
+        rows.append(
+            [
+                row["stage"],
+                row["form"],
+                row["query"],
+                f"{size:.0f}",
+                format_interval((mean, mean - half, mean + half), 2, is_signed=True),
+                *(f"{gain[0]:+.1f}" for gain in gains),
+            ]
+        )
+    header = ["behind", "kept", "query tokens count", "vectors per chunk", "mean", *result["results"]]
+    return make_table(header, rows)
+
+
 def seeds(result: Result) -> str:
     """nDCG@10 of adapters from several seeds of one recipe."""
     sets = result["results"]

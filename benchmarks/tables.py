@@ -199,6 +199,7 @@ TABLES: Mapping[str, tuple[str, Callable[[Result], str]]] = {
     "leg_ingestion": ("legs", leg_ingestion),
     "leg_queries": ("legs", leg_queries),
     "token_forms": ("token_forms", token_forms),
+    "late_interaction": ("late_interaction", quality.late_interaction),
     "filters": ("filters", quality.filters),
 }
 """Result file and renderer of each table."""

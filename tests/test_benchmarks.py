@@ -236,6 +236,25 @@ def test_token_forms_runs(tiny_sets, monkeypatch):
     assert sizes["float16 x1"] == 16 * sizes["int4 x4"]
 
 
+def test_late_interaction_runs(tiny_sets, monkeypatch):
+    from benchmarks import late_interaction
+
+    monkeypatch.setattr(late_interaction, "QUICK_SETS", ("cuad_small",))
+    (entry,) = run_quick(late_interaction, tiny_sets).values()
+    sizes = entry["vectors per chunk"]
+    assert (
+        sizes["every token"] == sizes["signs"] > sizes["without punctuation"] > sizes["8 neighbours averaged"]
+    )
+    assert [row["form"] for row in entry["rows"]].count("none") == 2
+
+
+def test_accelerator_runs(tmp_path):
+    from benchmarks import accelerator
+
+    for entry in run_quick(accelerator, tmp_path, "--rounds", "1").values():
+        assert all(row["tokens per second"] > 0 for row in entry["rows"])
+
+
 def test_seams_runs(tmp_path):
     rows = run_quick(seams, tmp_path)["rows"]
     assert all(0 < row["chunk_vectors"][0] < 1 for row in rows)
