@@ -481,8 +481,9 @@ def test_an_automatic_dtype_travels_between_machines(
     name = automatic.fingerprint()
     assert name == explicit.fingerprint()
     monkeypatch.setattr(loading, "pick_dtype", lambda device: torch.bfloat16)
-    assert automatic.encoder.dtype == torch.bfloat16
-    assert automatic.fingerprint() == name
+    elsewhere = embedding_of(tiny_folder, dtype="auto")
+    assert elsewhere.encoder.dtype == torch.bfloat16
+    assert elsewhere.fingerprint() == name
 
 
 @pytest.mark.parametrize("field", sorted(ContextualEmbedding.model_fields))
@@ -776,3 +777,19 @@ def test_another_model_name_is_never_answered_by_the_embedded_model() -> None:
 def test_arguments_without_effect_are_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         ContextualEmbedding(**options)
+
+
+def test_a_model_looks_at_its_checkpoint_once_and_copies_have_options_of_their_own(tiny_folder: Path) -> None:
+    model = embedding_of(tiny_folder, strategy="late")
+    before = model.get_query_embedding("who?")
+    assert model.recipe is model.recipe
+    assert model.embedder is model.embedder
+    isolated = model.model_copy(update={"strategy": "isolated"})
+    assert isolated.fingerprint() != model.fingerprint()
+    assert isolated.recipe.strategy == "isolated"
+    assert model.recipe.strategy == "late"
+    for copied in (copy.deepcopy(model), pickle.loads(pickle.dumps(model)), copy.copy(model)):
+        assert copied.get_query_embedding("who?") == before
+        assert copied.embedder.encoder is model.embedder.encoder
+    model.query_prefix = "query: "
+    assert model.get_query_embedding("who?") != before

@@ -14,7 +14,7 @@ from llama_index.core.instrumentation import get_dispatcher
 from llama_index.core.instrumentation.events.embedding import EmbeddingEndEvent, EmbeddingStartEvent
 from llama_index.core.schema import BaseNode
 from llama_index.core.utils import get_tqdm_iterable
-from pydantic import Field, model_validator
+from pydantic import Field, PrivateAttr, model_validator
 from torch import Tensor
 from typing_extensions import Self
 
@@ -33,8 +33,8 @@ from rag_embed.llamaindex.context import (
     rebuild_context,
     stamp_node,
 )
+from rag_embed.llamaindex.lookup import Lookup
 from rag_embed.llamaindex.pickling import make_state
-from rag_embed.loading import load_embedder
 from rag_embed.max_sim import KeptTokens, TokenForm
 from rag_embed.modes import Precision
 from rag_embed.passes import TokenEncoder, WindowOptions
@@ -103,6 +103,8 @@ class ContextualEmbedding(BaseEmbedding):
     token_neighbours: int | None = Field(default=4, gt=0)
     show_progress: bool = False
 
+    _lookup: Lookup = PrivateAttr(default_factory=Lookup)
+
     @model_validator(mode="before")
     @classmethod
     def _take_arguments(cls, given: Any) -> Any:
@@ -120,13 +122,15 @@ class ContextualEmbedding(BaseEmbedding):
 
     @property
     def recipe(self) -> Recipe:
-        """How vectors are made; reading it loads no weights."""
-        return Recipe(**{name: getattr(self, name) for name in Recipe.__dataclass_fields__})
+        """How vectors are made; reading it loads no weights, and looks at the checkpoint once."""
+        return self._lookup.recipe(
+            Recipe(**{name: getattr(self, name) for name in Recipe.__dataclass_fields__})
+        )
 
     @property
     def embedder(self) -> ChunkEmbedder:
         """What makes the vectors, without LlamaIndex; its encoders are shared by all who ask for the same."""
-        return load_embedder(
+        return self._lookup.embedder(
             self.recipe,
             device=self.device,
             batch_tokens=self.batch_tokens,
