@@ -17,6 +17,7 @@ from rag_embed.adapter import Adapter, locate_adapter
 from rag_embed.chunk_embedder import ChunkEmbedder
 from rag_embed.devices import Dtype, has_fast_bfloat16, pick_batch_tokens, pick_device, pick_dtype
 from rag_embed.encoder import Encoder
+from rag_embed.errors import UnsupportedModelError
 from rag_embed.guards import Guard
 from rag_embed.max_sim import DEFAULT_FORM, TokenForm
 from rag_embed.profiles import EMBEDDED_MODEL, Profile, locate_checkpoint
@@ -133,18 +134,27 @@ def load_embedder(
 
     Raises:
         MissingExtraError: The embedded model is not installed.
-        UnsupportedModelError: The checkpoint cannot be used.
+        UnsupportedModelError: The checkpoint cannot be used, or is another than the recipe has looked at.
     """
     recipe = Recipe() if recipe is None else recipe
-    adapter = recipe.located_adapter
-    load = partial(
-        load_encoder,
-        recipe.model,
-        revision=recipe.revision,
-        device=device,
-        dtype=recipe.dtype,
-        batch_tokens=batch_tokens,
-        insist=insist,
-    )
-    load_context_encoder = partial(load, adapter=adapter.folder if adapter else None)
+    located = recipe.located_adapter
+
+    def load(adapter: Path | None = None) -> Encoder:
+        encoder = load_encoder(
+            recipe.model,
+            revision=recipe.revision,
+            device=device,
+            dtype=recipe.dtype,
+            batch_tokens=batch_tokens,
+            adapter=adapter,
+            insist=insist,
+        )
+        if encoder.profile != recipe.profile:
+            raise UnsupportedModelError(
+                f"the files of {recipe.model} are others than when this model looked at them first, so its "
+                "fingerprint would be that of other vectors; expected files that stay. Make another model"
+            )
+        return encoder
+
+    load_context_encoder = partial(load, located.folder if located else None)
     return ChunkEmbedder(recipe, load(), load_context_encoder, token_form or DEFAULT_FORM)

@@ -248,6 +248,7 @@ def test_late_interaction_runs(tiny_sets, monkeypatch):
     assert [row["form"] for row in entry["rows"]].count("none") == 2
 
 
+@pytest.mark.slow
 def test_accelerator_runs(tmp_path):
     from benchmarks import accelerator
 

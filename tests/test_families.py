@@ -406,7 +406,11 @@ def test_the_tokenizer_is_part_of_the_fingerprint(tmp_path: Path) -> None:
     tokenizer = json.loads((folder / "tokenizer.json").read_text())
     tokenizer["normalizer"]["lowercase"] = False
     write_json(folder / "tokenizer.json", tokenizer)
-    assert model.fingerprint() != before
+    assert ContextualEmbedding(model=str(folder), device="cpu", dtype="float32").fingerprint() != before
+    # The model itself has looked already, and refuses to load what its name does not say.
+    assert model.fingerprint() == before
+    with pytest.raises(UnsupportedModelError, match="others than when this model looked at them first"):
+        model.get_query_embedding("who?")
 
 
 def test_numbers_that_are_not_finite_reach_no_vector(folders: dict[str, Path]) -> None:

@@ -23,7 +23,7 @@ def yard(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Yard]:
     made.close()
 
 
-@pytest.mark.parametrize("operation", OPERATIONS)
+@pytest.mark.parametrize("operation", ["index", "train"])
 def test_killed_and_run_again_it_ends_where_it_would_have(yard: Yard, operation: str) -> None:
     assert yard.trial(operation, 0) == ""
 
@@ -39,6 +39,6 @@ def test_killed_before_or_after_any_write_it_ends_where_it_would_have(yard: Yard
 
 @pytest.mark.slow
 @pytest.mark.parametrize("operation", OPERATIONS)
-@pytest.mark.parametrize("seed", range(1, SEEDS))
+@pytest.mark.parametrize("seed", range(SEEDS))
 def test_killed_at_any_moment_it_ends_where_it_would_have(yard: Yard, operation: str, seed: int) -> None:
     assert yard.trial(operation, seed) == ""
