@@ -71,7 +71,7 @@ class TokenForm:
 
 DEFAULT_FORM = TokenForm()
 """Four neighbours averaged: behind a hybrid search no worse than every token by itself, behind vectors alone
-four fifths of its gain, at a quarter of the bytes (docs/benchmarks.md)."""
+three quarters of its gain, at a quarter of the bytes (docs/benchmarks.md)."""
 
 
 def to_units(states: npt.NDArray[np.generic]) -> Float[np.ndarray, "tokens dim"]:
