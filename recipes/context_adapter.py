@@ -1,7 +1,8 @@
 """Train the adapter that the package ships: `python -m recipes.context_adapter --out folder`.
 
 Varied domains on purpose: an adapter trained on disease pages alone loses on code. The sets are read from
-$RAG_EMBED_EVAL or ../shared/eval, code from the running Python and from packages installed beside it.
+$RAG_EMBED_EVAL or ../shared/eval, code from the running Python and from packages installed beside it, all
+other texts from where `python -m corpora.fetch` puts them.
 """
 
 from __future__ import annotations
@@ -14,11 +15,16 @@ from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
+from corpora.asking import ask
 from corpora.code import read_code_files
+from corpora.fetch import DEBIAN
 from corpora.folders import sets_folder
 from corpora.pages import read_meetings, read_pages
+from corpora.texts import read_licences, read_manuals, read_profiles, read_speeches
 from rag_embed.adapter import locate_adapter
 from rag_embed.training.documents import TrainingDocument
+from rag_embed.training.filters import drop_foreign
+from rag_embed.training.losses import LossOptions
 from rag_embed.training.progress import Snapshot
 from rag_embed.training.trainer import TrainingOptions, train_adapter
 
@@ -40,7 +46,15 @@ PACKAGES = {
 }
 """Packages whose code is trained on, all of them installed by `make install`, with their licences."""
 FILES_PER_PACKAGE = 60
-OPTIONS = TrainingOptions(steps=120, check_every=30)
+PAGES_PER_PACKAGE = 40
+RULES = ("debian-policy", "developers-reference", "debian-faq", "harden-doc")
+OPTIONS = TrainingOptions(
+    steps=100,
+    windows_per_step=16,
+    check_every=25,
+    learning_rate=7e-4,
+    loss=LossOptions(in_sequence=0.3, hold=4.0),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,12 +101,41 @@ def read_sources() -> tuple[list[TrainingDocument], list[Source]]:
                 for document in read_code_files(_folder_of(name), source="packages", limit=FILES_PER_PACKAGE)
             ],
         ),
+        (
+            "GPL-2+, Apache-2.0, MPL-2.0, PostgreSQL, BSD-3-Clause, PSF-2.0, CC BY-SA 3.0, public domain",
+            "manuals packaged by Debian: " + ", ".join(name for name in DEBIAN if name not in RULES),
+            _ask_pages([name for name in DEBIAN if name not in RULES], source="manuals"),
+        ),
+        (
+            "GPL-2+",
+            "rules and recommendations packaged by Debian: " + ", ".join(RULES),
+            _ask_pages(RULES, source="rules"),
+        ),
+        (
+            "public domain",
+            "The World Factbook: profiles of countries, full of tables",
+            ask(read_profiles(), source="profiles"),
+        ),
+        (
+            "CC0-1.0 (the collection)",
+            "SPDX: licence texts, clauses in the language of contracts",
+            drop_foreign(ask(read_licences(), source="licences")).documents,
+        ),
+        (
+            "public domain",
+            "State of the Union addresses: prose",
+            ask(read_speeches(), source="speeches"),
+        ),
     ]
     sources = [
         Source(part[0].source, licence, len(part), sum(len(d.pairs) for d in part), content)
         for licence, content, part in parts
     ]
     return [document for _, _, part in parts for document in part], sources
+
+
+def _ask_pages(packages: Sequence[str], *, source: str) -> list[TrainingDocument]:
+    return ask(read_manuals(packages, limit=PAGES_PER_PACKAGE), source=source)
 
 
 def _folder_of(package: str) -> Path:

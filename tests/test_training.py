@@ -19,10 +19,12 @@ from safetensors.torch import load_file
 from rag_embed import CharSpan, ContextualEmbedding, load_encoder
 from rag_embed.adapter import locate_adapter
 from rag_embed.errors import InputError, NonFiniteError, UnsupportedModelError
+from rag_embed.late_interaction import embed_query_tokens
 from rag_embed.training.documents import TrainingDocument, WindowSampler, split_documents
-from rag_embed.training.losses import BatchVectors, LossOptions, contrastive_loss
+from rag_embed.training.losses import BatchTokens, BatchVectors, LossOptions, contrastive_loss
 from rag_embed.training.progress import Progress
 from rag_embed.training.run_folder import STATE_FILE
+from rag_embed.training.vectors import Target, embed_windows
 from tests.checkpoints import tiny_bert
 
 pytest.importorskip("peft", reason="needs the extra train")
@@ -182,6 +184,47 @@ def test_the_terms_are_those_of_loops(seed: int, margin: float) -> None:
     chunk_level += (1 - options.in_sequence) * expected["in_batch"]
     total = (1 - options.document) * chunk_level + options.document * expected["document"]
     assert float(terms["total"]) == pytest.approx(total + options.hold * expected["hold"], abs=1e-5)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_token_level_term_is_the_contrast_of_max_sim(seed: int) -> None:
+    """By loops, and through vectors whose cosines are the MaxSim of the tokens."""
+    batch, options = random_batch(seed), LossOptions(margin=0.05, scale=7.0)
+    generator = torch.Generator().manual_seed(seed)
+    query_sizes, chunk_sizes = [1, 3, 2, 4, 2], [2, 1, 3, 2, 1, 4, 1, 2, 2, 3]
+
+    def unit(count: int) -> torch.Tensor:
+        return torch.nn.functional.normalize(torch.randn(count, 8, generator=generator), dim=1)
+
+    tokens = BatchTokens(unit(sum(query_sizes)), query_sizes, unit(sum(chunk_sizes)), chunk_sizes)
+    queries, chunks = tokens.queries.split(query_sizes), tokens.chunks.split(chunk_sizes)
+    max_sims = [
+        [sum(max(float(q @ c) for c in chunk) for q in query) / len(query) for chunk in chunks]
+        for query in queries
+    ]
+    # Query i is the i-th unit vector and a chunk's i-th number its MaxSim with it, so a dot product is one.
+    as_vectors = replace(
+        batch, queries=torch.eye(5), chunks=torch.tensor(max_sims).T, targets=torch.eye(5)[:3]
+    )
+    expected = slow_loss(as_vectors, options)
+    terms = contrastive_loss(replace(batch, tokens=tokens), options)
+    mixed = options.in_sequence * expected["in_sequence"] + (1 - options.in_sequence) * expected["in_batch"]
+    assert float(terms["tokens"]) == pytest.approx(mixed, abs=1e-5)
+    without = float(contrastive_loss(batch, options)["total"])
+    assert float(terms["total"]) == pytest.approx(without + options.tokens * mixed, abs=1e-5)
+
+
+def test_tokens_of_a_step_are_those_that_late_interaction_compares(checkpoint: Path) -> None:
+    encoder = load_encoder(checkpoint)
+    sampler = WindowSampler(DOCUMENTS, encoder, window_tokens=32, head_tokens=12, windows_per_step=3)
+    windows = sampler.draw(0)
+    batch = embed_windows(Target(encoder, None, 0.0), encoder, windows, with_tokens=True)
+    assert batch.tokens is not None
+    questions = [question for window in windows for question in window.questions]
+    for question, own in zip(questions, batch.tokens.queries.split(batch.tokens.query_sizes), strict=True):
+        torch.testing.assert_close(own, torch.from_numpy(embed_query_tokens(encoder, question)))
+    own_means = [states.mean(dim=0) for states in batch.tokens.chunks.split(batch.tokens.chunk_sizes)]
+    assert len(own_means) == len(batch.chunks) == sum(len(window.chunks) for window in windows)
 
 
 def test_a_second_answer_to_the_same_question_is_no_wrong_answer() -> None:

@@ -24,6 +24,7 @@ class LossOptions:
     Attributes:
         in_sequence: Share of the in-sequence part in the chunk-level term, lambda in InSeNT.
         document: Share of the document-level term.
+        tokens: Weight of the token-level term; 0 leaves it out.
         hold: Weight of the distance to the vectors they are held near.
         scale: Inverse temperature of the cosines.
         margin: A chunk of another document that scores so much above the answer is taken for a second answer
@@ -32,9 +33,33 @@ class LossOptions:
 
     in_sequence: float = 0.2
     document: float = 0.1
+    tokens: float = 0.3
     hold: float = 0.5
     scale: float = 20.0
     margin: float = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class BatchTokens:
+    """Unit vectors of the tokens of one step, each in the order of the queries or the chunks.
+
+    Attributes:
+        queries: By the untouched encoder.
+        query_sizes: How many of them each query has.
+        chunks: By the encoder in training.
+        chunk_sizes: How many of them each chunk has.
+    """
+
+    queries: Float[Tensor, "query_tokens dim"]
+    query_sizes: list[int]
+    chunks: Float[Tensor, "chunk_tokens dim"]
+    chunk_sizes: list[int]
+
+    def similarities(self) -> Float[Tensor, "queries chunks"]:
+        """MaxSim: the mean over a query's tokens of the cosine with the nearest token of a chunk."""
+        cosines = self.queries @ self.chunks.T
+        nearest = torch.stack([part.amax(dim=1) for part in cosines.split(self.chunk_sizes, dim=1)], dim=1)
+        return torch.stack([part.mean(dim=0) for part in nearest.split(self.query_sizes)])
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +74,7 @@ class BatchVectors:
         held: Their rows in `chunks`.
         windows: For each chunk the number of its window.
         is_rival: Whether a chunk of another window may be a wrong answer to the query.
+        tokens: What late interaction compares; None leaves the token-level term out.
     """
 
     queries: Float[Tensor, "queries dim"]
@@ -58,11 +84,35 @@ class BatchVectors:
     held: Int[Tensor, " held"]
     windows: Int[Tensor, " chunks"]
     is_rival: Bool[Tensor, "queries chunks"]
+    tokens: BatchTokens | None = None
 
 
 def contrastive_loss(batch: BatchVectors, options: LossOptions) -> dict[str, Float[Tensor, ""]]:
     """The terms of the loss and their weighted sum "total", each a mean over the queries."""
-    similarities = batch.queries @ batch.chunks.T
+    terms = _chunk_terms(batch, batch.queries @ batch.chunks.T, options)
+    terms |= {
+        "document": _document_term(batch, options),
+        "hold": (1 - (batch.chunks[batch.held] * batch.targets).sum(dim=1)).mean(),
+    }
+    terms["total"] = (
+        (1 - options.document) * _mix(terms, options)
+        + options.document * terms["document"]
+        + options.hold * terms["hold"]
+    )
+    if batch.tokens is not None:
+        terms["tokens"] = _mix(_chunk_terms(batch, batch.tokens.similarities(), options), options)
+        terms["total"] = terms["total"] + options.tokens * terms["tokens"]
+    return terms
+
+
+def _mix(terms: dict[str, Float[Tensor, ""]], options: LossOptions) -> Float[Tensor, ""]:
+    return options.in_sequence * terms["in_sequence"] + (1 - options.in_sequence) * terms["in_batch"]
+
+
+def _chunk_terms(
+    batch: BatchVectors, similarities: Float[Tensor, "queries chunks"], options: LossOptions
+) -> dict[str, Float[Tensor, ""]]:
+    """InfoNCE of query and chunk: against the chunks of its window, and against those of other documents."""
     rows = torch.arange(len(batch.queries))
     gold_scores = similarities[rows, batch.golds]
     own = batch.windows[batch.golds][:, None] == batch.windows[None, :]
@@ -77,21 +127,7 @@ def contrastive_loss(batch: BatchVectors, options: LossOptions) -> dict[str, Flo
         logits = (options.scale * similarities).masked_fill(~(candidates | is_gold), -torch.inf)
         return cross_entropy(logits, batch.golds)
 
-    in_sequence = info_nce(own & ~is_answer)
-    in_batch = info_nce(allowed)
-    terms = {
-        "in_sequence": in_sequence,
-        "in_batch": in_batch,
-        "document": _document_term(batch, options),
-        "hold": (1 - (batch.chunks[batch.held] * batch.targets).sum(dim=1)).mean(),
-    }
-    chunk_level = options.in_sequence * in_sequence + (1 - options.in_sequence) * in_batch
-    terms["total"] = (
-        (1 - options.document) * chunk_level
-        + options.document * terms["document"]
-        + options.hold * terms["hold"]
-    )
-    return terms
+    return {"in_sequence": info_nce(own & ~is_answer), "in_batch": info_nce(allowed)}
 
 
 def _document_term(batch: BatchVectors, options: LossOptions) -> Float[Tensor, ""]:

@@ -10,11 +10,12 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from torch import Tensor
 
 from rag_embed.adapter import WEIGHTS_FILE, Adapter
 from rag_embed.encoder import Encoder
 from rag_embed.errors import InputError, MissingExtraError, NonFiniteError, UnsupportedModelError
-from rag_embed.training.documents import TrainingDocument, WindowSampler
+from rag_embed.training.documents import TrainingDocument, TrainingWindow, WindowSampler
 from rag_embed.training.losses import LossOptions, contrastive_loss
 from rag_embed.training.progress import Weights
 from rag_embed.training.run_folder import name_in_file
@@ -107,8 +108,7 @@ class TrainingRun:
         """
         for group in self.optimizer.param_groups:
             group["lr"] = self._options.learning_rate * _slope(step, self._options.steps)
-        batch = embed_windows(self._target, self._student, self._sampler.draw(step))
-        terms = contrastive_loss(batch, self._options.loss)
+        terms = self._loss(self._sampler.draw(step))
         if not terms["total"].isfinite():
             raise NonFiniteError(
                 f"the loss of step {step} is {float(terms['total'])}; expected a number. Lower the learning "
@@ -124,11 +124,12 @@ class TrainingRun:
     @torch.no_grad()
     def held_out_loss(self) -> float:
         """The loss on the documents that are held out, a mean over their sources."""
-        totals = [
-            contrastive_loss(embed_windows(self._target, self._student, windows), self._options.loss)["total"]
-            for windows in self._held_out
-        ]
-        return float(torch.stack(totals).mean())
+        return float(torch.stack([self._loss(windows)["total"] for windows in self._held_out]).mean())
+
+    def _loss(self, windows: Sequence[TrainingWindow]) -> dict[str, Tensor]:
+        options = self._options.loss
+        batch = embed_windows(self._target, self._student, windows, with_tokens=options.tokens > 0)
+        return contrastive_loss(batch, options)
 
     @property
     def config(self) -> dict[str, Any]:

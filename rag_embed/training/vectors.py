@@ -9,12 +9,13 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from rag_embed.encoder import Encoder
 from rag_embed.late_chunking import embed_isolated
 from rag_embed.pooling import blend
 from rag_embed.training.documents import TrainingWindow
-from rag_embed.training.losses import BatchVectors
+from rag_embed.training.losses import BatchTokens, BatchVectors
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,13 +40,22 @@ class Target:
             rows = [row + window.golds[0] for row, window in zip(first_rows, windows, strict=False)]
             return rows, embed_isolated(self.base, [w.document.head + w.text(w.golds[0]) for w in windows])
         with torch.no_grad():
-            late = _pool(self.teacher, windows)
+            late = torch.stack([states.mean(dim=0) for states in _read(self.teacher, windows)])
         texts = [window.text(position) for window in windows for position in range(len(window.chunks))]
         return list(range(len(texts))), blend(late, embed_isolated(self.base, texts), self.alpha)
 
 
-def embed_windows(target: Target, student: Encoder, windows: Sequence[TrainingWindow]) -> BatchVectors:
-    """Embed one step: questions and targets frozen, windows with gradients."""
+def embed_windows(
+    target: Target, student: Encoder, windows: Sequence[TrainingWindow], *, with_tokens: bool = False
+) -> BatchVectors:
+    """Embed one step: questions and targets frozen, windows with gradients.
+
+    Args:
+        target: What the vectors are held near.
+        student: In training.
+        windows: Of the step.
+        with_tokens: Whether the states of single tokens are kept too.
+    """
     prefix = target.base.profile.query_prefix
     questions = [prefix + question for window in windows for question in window.questions]
     owners = [number for number, window in enumerate(windows) for _ in window.chunks]
@@ -54,23 +64,42 @@ def embed_windows(target: Target, student: Encoder, windows: Sequence[TrainingWi
     askers = [window.document for window in windows for _ in window.questions]
     answerers = [window.document for window in windows for _ in window.chunks]
     held, targets = target.embed(windows)
+    states_of_chunks = _read(student, windows)
+    means = torch.stack([states.mean(dim=0) for states in states_of_chunks])
     return BatchVectors(
         queries=embed_isolated(target.base, questions),
-        chunks=torch.nn.functional.normalize(_pool(student, windows), dim=1),
+        chunks=normalize(means, dim=1),
         golds=torch.tensor(golds),
         targets=targets,
         held=torch.tensor(held),
         windows=torch.tensor(owners),
         is_rival=torch.tensor([[asker.is_rival_of(answerer) for answerer in answerers] for asker in askers]),
+        tokens=_make_tokens(target.base, questions, states_of_chunks) if with_tokens else None,
     )
 
 
-def _pool(encoder: Encoder, windows: Sequence[TrainingWindow]) -> Float[Tensor, "chunks dim"]:
-    """Mean states of all chunks of all windows."""
+def _make_tokens(
+    base: Encoder, questions: Sequence[str], states_of_chunks: Sequence[Float[Tensor, "_ dim"]]
+) -> BatchTokens:
+    ids = [tokens.ids[: base.capacity] for tokens in base.tokenize_all(questions)]
+    first = len(base.prefix_ids)
+    # A clone, because what is made in inference mode takes no part in a backward pass.
+    states_of_queries = [
+        states[first : first + len(own)].clone() for states, own in zip(base.encode(ids), ids, strict=True)
+    ]
+    return BatchTokens(
+        queries=normalize(torch.cat(states_of_queries).cpu(), dim=1),
+        query_sizes=[len(states) for states in states_of_queries],
+        chunks=normalize(torch.cat(list(states_of_chunks)), dim=1),
+        chunk_sizes=[len(states) for states in states_of_chunks],
+    )
+
+
+def _read(encoder: Encoder, windows: Sequence[TrainingWindow]) -> list[Float[Tensor, "_ dim"]]:
+    """States of the tokens of each chunk of all windows."""
     states = encoder.forward([window.ids for window in windows])
-    means = [
-        state[span.start : span.end].mean(dim=0)
+    return [
+        state[span.start : span.end].cpu()
         for window, state in zip(windows, states, strict=True)
         for span in window.token_spans
     ]
-    return torch.stack(means).cpu()
