@@ -23,6 +23,7 @@ SCRIPTS = (
     "negation",
     "precision",
     "short_documents",
+    "split_layers",
 )
 
 for script in (*SCRIPTS, *([] if "--quick" in sys.argv else ["render"])):

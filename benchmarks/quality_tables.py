@@ -134,6 +134,17 @@ def seeds(result: Result) -> str:
     return make_table(["nDCG@10", "isolated", "default (seed 0)", *names[1:]], rows)
 
 
+def split_layers(result: Result) -> str:
+    """nDCG@10 in points of chunks that are read apart up to a layer and together from there on."""
+    sets = result["results"]
+    arms = [row["arm"] for row in next(iter(sets.values()))["rows"]]
+    rows = []
+    for arm in arms:
+        found = [100 * next(row["nDCG@10"] for row in e["rows"] if row["arm"] == arm) for e in sets.values()]
+        rows.append([arm, *(f"{value:.1f}" for value in found), f"{sum(found) / len(found):.1f}"])
+    return make_table(["nDCG@10", *sets, "mean"], rows)
+
+
 def filters(result: Result) -> str:
     """Shares of right and wrong pairs that the filters keep."""
     header = ["kept", "questions", "right pairs, consistency", "wrong pairs, consistency", "right, language"]

@@ -1,8 +1,7 @@
 """Train the adapter that the package ships: `python -m recipes.context_adapter --out folder`.
 
 Varied domains on purpose: an adapter trained on disease pages alone loses on code. The sets are read from
-$RAG_EMBED_EVAL or ../shared/eval, code from the running Python and from packages installed beside it, all
-other texts from where `python -m corpora.fetch` puts them.
+$RAG_EMBED_EVAL or ../shared/eval, code from the running Python and from packages installed beside it.
 """
 
 from __future__ import annotations
@@ -15,16 +14,10 @@ from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
-from corpora.asking import ask
 from corpora.code import read_code_files
-from corpora.fetch import DEBIAN
 from corpora.folders import sets_folder
 from corpora.pages import read_meetings, read_pages
-from corpora.texts import read_licences, read_manuals, read_profiles, read_speeches
-from rag_embed.adapter import locate_adapter
 from rag_embed.training.documents import TrainingDocument
-from rag_embed.training.filters import drop_foreign
-from rag_embed.training.losses import LossOptions
 from rag_embed.training.progress import Snapshot
 from rag_embed.training.trainer import TrainingOptions, train_adapter
 
@@ -46,15 +39,7 @@ PACKAGES = {
 }
 """Packages whose code is trained on, all of them installed by `make install`, with their licences."""
 FILES_PER_PACKAGE = 60
-PAGES_PER_PACKAGE = 40
-RULES = ("debian-policy", "developers-reference", "debian-faq", "harden-doc")
-OPTIONS = TrainingOptions(
-    steps=100,
-    windows_per_step=16,
-    check_every=25,
-    learning_rate=7e-4,
-    loss=LossOptions(in_sequence=0.3, hold=4.0),
-)
+OPTIONS = TrainingOptions(steps=120, check_every=30)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,41 +86,12 @@ def read_sources() -> tuple[list[TrainingDocument], list[Source]]:
                 for document in read_code_files(_folder_of(name), source="packages", limit=FILES_PER_PACKAGE)
             ],
         ),
-        (
-            "GPL-2+, Apache-2.0, MPL-2.0, PostgreSQL, BSD-3-Clause, PSF-2.0, CC BY-SA 3.0, public domain",
-            "manuals packaged by Debian: " + ", ".join(name for name in DEBIAN if name not in RULES),
-            _ask_pages([name for name in DEBIAN if name not in RULES], source="manuals"),
-        ),
-        (
-            "GPL-2+",
-            "rules and recommendations packaged by Debian: " + ", ".join(RULES),
-            _ask_pages(RULES, source="rules"),
-        ),
-        (
-            "public domain",
-            "The World Factbook: profiles of countries, full of tables",
-            ask(read_profiles(), source="profiles"),
-        ),
-        (
-            "CC0-1.0 (the collection)",
-            "SPDX: licence texts, clauses in the language of contracts",
-            drop_foreign(ask(read_licences(), source="licences")).documents,
-        ),
-        (
-            "public domain",
-            "State of the Union addresses: prose",
-            ask(read_speeches(), source="speeches"),
-        ),
     ]
     sources = [
         Source(part[0].source, licence, len(part), sum(len(d.pairs) for d in part), content)
         for licence, content, part in parts
     ]
     return [document for _, _, part in parts for document in part], sources
-
-
-def _ask_pages(packages: Sequence[str], *, source: str) -> list[TrainingDocument]:
-    return ask(read_manuals(packages, limit=PAGES_PER_PACKAGE), source=source)
 
 
 def _folder_of(package: str) -> Path:
@@ -155,11 +111,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=OPTIONS.steps)
     parser.add_argument("--hold", type=float, default=OPTIONS.loss.hold)
-    parser.add_argument(
-        "--towards-blend-of",
-        type=Path,
-        help="a finished adapter: train its vectors towards their blend with isolated ones, for one pass",
-    )
     arguments = parser.parse_args(argv)
     documents, sources = read_sources()
     for source in sources:
@@ -174,19 +125,17 @@ def main(argv: Sequence[str] | None = None) -> None:
         "sources": [asdict(source) for source in sources],
         "command": f"python -m recipes.context_adapter --seed {arguments.seed} --hold {arguments.hold:g}",
     }
-    start = locate_adapter(arguments.towards_blend_of) if arguments.towards_blend_of else None
     train_adapter(
         documents,
         arguments.out,
         options=options,
-        start=start,
-        blend_alpha=0.5 if start else None,
         card=card,
-        on_step=_print_step,
+        on_step=print_step,
     )
 
 
-def _print_step(snapshot: Snapshot) -> None:
+def print_step(snapshot: Snapshot) -> None:
+    """Say what the terms of the loss were."""
     terms = "  ".join(f"{name} {value:.3f}" for name, value in snapshot.losses.items())
     held_out = "" if snapshot.held_out_loss is None else f"  held out {snapshot.held_out_loss:.4f}"
     print(f"{snapshot.step}/{snapshot.steps}  {terms}{held_out}", flush=True)

@@ -33,7 +33,7 @@ class LossOptions:
 
     in_sequence: float = 0.2
     document: float = 0.1
-    tokens: float = 0.3
+    tokens: float = 0.0
     hold: float = 0.5
     scale: float = 20.0
     margin: float = 0.1
