@@ -342,6 +342,7 @@ def project(tmp_path):
     page = f"before\n<!-- results:store -->\nold\n<!-- /results -->\nafter\n{seams_marker}"
     (tmp_path / "docs" / "benchmarks.md").write_text(page)
     for name in set(render.FILES) - {"docs/benchmarks.md"}:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text("no tables\n")
     (tmp_path / "results" / "store.json").write_text(json.dumps(STORE_RESULT))
     return tmp_path
