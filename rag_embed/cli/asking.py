@@ -26,15 +26,19 @@ def search(
     """Show the passages nearest to a question, with score, document and exact characters."""
     output = Output(as_json=json)
     with open_searcher(place, embedding, finding, top_k=top_k, output=output) as searcher:
-        passages = searcher.search(query)
+        found = searcher.search(query)
     if json:
-        found = {"query": query, "rerank": finding.rerank.value, "passages": passages_as_json(passages)}
-        output.json(found if searcher.unranked is None else {**found, "unranked": searcher.unranked})
+        result = {
+            "query": query,
+            "rerank": finding.rerank.value,
+            "passages": passages_as_json(found.passages),
+        }
+        output.json(result if found.unranked is None else {**result, "unranked": found.unranked})
     else:
-        output.passages(passages)
-    if searcher.unranked is not None:
-        output.note(searcher.unranked, style="yellow")
-    if not passages:
+        output.passages(found.passages)
+    if found.unranked is not None:
+        output.note(found.unranked, style="yellow")
+    if not found.passages:
         output.note("nothing found")
         raise typer.Exit(opt.ExitCode.EMPTY)
 
@@ -59,7 +63,8 @@ def chat(
     json: opt.Json = False,
 ) -> None:
     """Talk to an index; questions come from standard input. /reset forgets what was said, /quit ends."""
-    from rag_embed.cli.chatting import Conversation, converse, load_llm
+    from rag_embed.chat.conversation import Conversation, converse
+    from rag_embed.chat.llms import load_llm
 
     output = Output(as_json=json)
     try:
