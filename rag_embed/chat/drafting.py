@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from llama_index.core.base.llms.types import ChatMessage, MessageRole
 from llama_index.core.llms import LLM
@@ -13,9 +13,9 @@ from llama_index.core.vector_stores.types import MetadataFilters
 from rag_embed.chat.fitting import fit_passages, passage_budget
 from rag_embed.chat.follow_ups import complete
 from rag_embed.chat.passages import Passage
-from rag_embed.chat.quotes import quote_passages, select_quotes
+from rag_embed.chat.quotes import quote_best, quote_passages
 from rag_embed.chat.searching import Searcher
-from rag_embed.chat.turns import Citation, Turn
+from rag_embed.chat.turns import Citation, Turn, find_numbers
 from rag_embed.errors import ModelError
 
 INSTRUCTIONS = (
@@ -24,7 +24,7 @@ INSTRUCTIONS = (
 )
 NO_ANSWER = "Nothing in the index answers that."
 STOPPED = "the answer was stopped before its end"
-MOST_QUOTES = 3
+QUOTED_PASSAGES, MOST_QUOTES = 3, 3
 
 
 @dataclass(slots=True)
@@ -98,19 +98,21 @@ class Draft:
             yield from self._write_with(llm, searcher, turns, by_tokens)
 
     def _quote(self, searcher: Searcher, turns: Sequence[Turn]) -> Iterator[str]:
-        self.searched = complete(self.question, [turn.question for turn in turns if turn.answer])
+        self.searched = self._complete(turns)
         passages = self._search(searcher, self.searched)
-        self.citations = self._cite_quotes(searcher, self.searched, passages)
+        quotes = quote_best(
+            searcher.store, searcher.embed_model, self.searched, passages[:QUOTED_PASSAGES], most=MOST_QUOTES
+        )
+        self.citations = [
+            Citation(number, passage, quote, is_quoted=True)
+            for number, (passage, quote) in enumerate(quotes, start=1)
+        ]
         for citation in self.citations:
             assert citation.quote is not None
             joint = "\n\n" if citation.number > 1 else ""
             yield f"{joint}{citation.quote.text}\n[{citation.number}] {citation.place}"
         if not self.citations:
             yield NO_ANSWER
-
-    def _cite_quotes(self, searcher: Searcher, query: str, passages: Sequence[Passage]) -> list[Citation]:
-        quotes = quote_passages(searcher.store, searcher.embed_model, query, passages)
-        return select_quotes(passages, quotes, most=MOST_QUOTES)
 
     def _write_with(
         self, llm: LLM, searcher: Searcher, turns: Sequence[Turn], by_tokens: bool
@@ -129,11 +131,22 @@ class Draft:
             raise _explain(llm, error, after=self.answer) from error
         if not self.answer.strip():
             raise ModelError(f"{type(llm).__name__} gave an empty answer; ask again, or take another LLM")
-        quotes = quote_passages(searcher.store, searcher.embed_model, self.searched, fitted.kept)
-        self.citations = [
-            Citation(number, passage, quote)
-            for number, (passage, quote) in enumerate(zip(fitted.kept, quotes, strict=True), start=1)
-        ]
+        self._mark_quotes(searcher, self._complete(turns))
+
+    def _mark_quotes(self, searcher: Searcher, query: str) -> None:
+        """Find the sentence that answers in each passage that the LLM cites, or else in the first."""
+        numbers = find_numbers(self.answer)
+        cited = [each for each in self.citations if each.number in numbers]
+        marked = cited or self.citations[:QUOTED_PASSAGES]
+        quotes = quote_passages(
+            searcher.store, searcher.embed_model, query, [each.passage for each in marked]
+        )
+        for citation, quote in zip(marked, quotes, strict=True):
+            self.citations[citation.number - 1] = replace(citation, quote=quote)
+
+    def _complete(self, turns: Sequence[Turn]) -> str:
+        said = [(turn.question, turn.searched or turn.question) for turn in turns if turn.answer]
+        return complete(self.question, said)
 
     def _condense(self, llm: LLM, history: Sequence[ChatMessage]) -> str:
         """Let the LLM make a follow-up a question that can be searched."""

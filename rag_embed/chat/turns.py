@@ -12,7 +12,7 @@ from typing_extensions import Self
 from rag_embed.chat.passages import Passage
 from rag_embed.errors import InputError
 
-_NUMBER = re.compile(r"\[(\d{1,3})\]")
+_NUMBERS = re.compile(r"\[(\d{1,3}(?:\s*[,;]\s*\d{1,3})*)\]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,9 +94,8 @@ class Turn:
     def unknown_numbers(self) -> list[int]:
         """Numbers that the answer cites and that mean nothing, as an LLM makes them up."""
         known = {citation.number for citation in self.citations}
-        cited = {int(number) for number in _NUMBER.findall(self.answer)} if self.citations else set()
         is_written = not any(citation.is_quoted for citation in self.citations)
-        return sorted(cited - known) if is_written else []
+        return sorted(find_numbers(self.answer) - known) if is_written else []
 
     def to_dict(self) -> dict[str, Any]:
         """Turn into plain data, which JSON can hold."""
@@ -119,6 +118,11 @@ class Turn:
             raise InputError(
                 f"this is no turn of a conversation ({error}); expected what Conversation.export() gave"
             ) from error
+
+
+def find_numbers(answer: str) -> set[int]:
+    """Find the numbers of passages in an answer: [1], or several as [1, 3]."""
+    return {int(number) for group in _NUMBERS.findall(answer) for number in re.findall(r"\d+", group)}
 
 
 def _to_citation(data: Mapping[str, Any]) -> Citation:
