@@ -7,7 +7,7 @@ across the ends of sentences, so the few windows around the passages are read ag
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
@@ -40,7 +40,7 @@ NEIGHBOURS = 1
 
 
 @dataclass(frozen=True, slots=True)
-class _Region:
+class Region:
     """Characters of a text that are looked at for one passage.
 
     Attributes:
@@ -98,69 +98,85 @@ def _score(
     store: QdrantChunkStore, embed_model: ContextualEmbedding, question: str, passages: Sequence[Passage]
 ) -> list[tuple[int, Quote]]:
     """Every sentence once, with the passage it belongs to, in the order of the passages."""
-    regions = [region for region in _find_regions(store, embed_model, passages) if region.spans]
+    regions = find_regions(store, embed_model, passages)
     if not regions:
         return []
-    similar = np.concatenate(list(_compare(embed_model, question, regions)))
     quotes = [(region.row, region.quote(span)) for region in regions for span in region.spans]
     words = score_words(question, [quote.text for _, quote in quotes])
-    scores = fuse(similar, words, weight=WORDS_WEIGHT).tolist()
+    scores = fuse(_compare(embed_model, question, regions), words, weight=WORDS_WEIGHT).tolist()
     return [(row, replace(quote, score=score)) for (row, quote), score in zip(quotes, scores, strict=True)]
 
 
 def _compare(
-    embed_model: ContextualEmbedding, question: str, regions: Sequence[_Region]
-) -> Iterator[Float[np.ndarray, " sentences"]]:
+    embed_model: ContextualEmbedding, question: str, regions: Sequence[Region]
+) -> Float[np.ndarray, " sentences"]:
     """Compare a question with sentences: token by token, or by vectors where that cannot be.
 
     Tokens of some models mean nothing by themselves, and a question may be longer than an encoder reads.
     """
-    query: TokenVectors | None = None
     if compares_tokens(embed_model.profile, embed_model.insist):
         with suppress(ContextOverflowError):
             query = embed_model.embed_query_tokens(question)
-    if query is None:
-        vector = np.array(embed_model.get_query_embedding(question))
-        for region in regions:
-            texts = [region.text[span.start : span.end] for span in region.spans]
-            yield np.array(embed_model.get_text_embedding_batch(texts)) @ vector
-        return
+            return max_sims(query, read_sentences(embed_model, regions)).astype(np.float64)
+    texts = [region.quote(span).text for region in regions for span in region.spans]
+    vectors = np.array(embed_model.get_text_embedding_batch(texts))
+    return np.asarray(vectors @ np.array(embed_model.get_query_embedding(question)), dtype=np.float64)
+
+
+def read_sentences(embed_model: ContextualEmbedding, regions: Sequence[Region]) -> list[TokenVectors]:
+    """Read the windows that hold sentences, and keep the state of every token, as unit vectors.
+
+    Returns:
+        Those of each sentence of each region, in order.
+    """
     embedder = replace(embed_model.embedder, token_form=EVERY_TOKEN)
-    for region in regions:
-        document = ChunkedText(region.text, region.spans, head=region.head)
-        kept = embedder.read_tokens(document, range(len(region.spans)))
-        yield max_sims(query, [to_units(each) for each in kept]).astype(np.float64)
+    documents = [ChunkedText(region.text, region.spans, head=region.head) for region in regions]
+    return [
+        to_units(kept)
+        for document in documents
+        for kept in embedder.read_tokens(document, range(len(document.spans)))
+    ]
 
 
-def _find_regions(
-    store: QdrantChunkStore, embed_model: ContextualEmbedding, passages: Sequence[Passage]
-) -> Iterator[_Region]:
-    """Where to look for each passage; what two passages share is the first one's."""
-    contexts, _ = group_by_context(
-        fetch_nodes(store, [passage.document for passage in passages]), need_stamps=False
-    )
+def find_regions(
+    store: QdrantChunkStore,
+    embed_model: ContextualEmbedding,
+    passages: Sequence[Passage],
+    *,
+    neighbours: int = NEIGHBOURS,
+) -> list[Region]:
+    """Find where to look for sentences: in each passage and so many chunks on each side of it.
+
+    A sentence that two passages share is the first one's. Passages without a sentence of their own have no
+    region.
+    """
+    nodes = fetch_nodes(store, [passage.document for passage in passages])
+    contexts, _ = group_by_context(nodes, need_stamps=False)
     homes = {node.node_id: name for name, members in contexts.items() for node, _ in members}
-    texts: dict[str, str | None] = {}
+    texts = {
+        name: _rebuild(contexts[name]) for name in {homes.get(each.node_id) for each in passages} if name
+    }
     taken: set[tuple[str, int]] = set()
+    regions: list[Region] = []
     for row, passage in enumerate(passages):
         name = homes.get(passage.node_id, "")
-        members = contexts.get(name, [])
-        if name not in texts:
-            texts[name] = _rebuild(members)
-        text = texts[name]
+        text = texts.get(name)
         if text is None:
-            yield _Region(row, passage, passage.text, "", split_sentences(passage.text), passage.start)
+            alone = split_sentences(passage.text)
+            regions.append(Region(row, passage, passage.text, "", alone, passage.start))
             continue
-        start, end, shift = _widen(passage, members)
+        members = contexts[name]
+        start, end, shift = _widen(passage, members, neighbours)
         spans = [
             CharSpan(start + span.start, start + span.end)
             for span in split_sentences(text[start:end])
             if (name, start + span.start) not in taken
         ]
         taken |= {(name, span.start) for span in spans}
-        nodes = [node for node, _ in members]
-        head = shared_metadata(nodes) if embed_model.recipe.head == "metadata" else ""
-        yield _Region(row, passage, text, head, spans, shift)
+        is_headed = embed_model.recipe.head == "metadata"
+        head = shared_metadata([node for node, _ in members]) if is_headed else ""
+        regions.append(Region(row, passage, text, head, spans, shift))
+    return [region for region in regions if region.spans]
 
 
 def _rebuild(members: Sequence[tuple[BaseNode, ChunkStamp]]) -> str | None:
@@ -171,9 +187,11 @@ def _rebuild(members: Sequence[tuple[BaseNode, ChunkStamp]]) -> str | None:
         return None
 
 
-def _widen(passage: Passage, members: Sequence[tuple[BaseNode, ChunkStamp]]) -> tuple[int, int, int]:
+def _widen(
+    passage: Passage, members: Sequence[tuple[BaseNode, ChunkStamp]], neighbours: int
+) -> tuple[int, int, int]:
     """Characters of a passage with its neighbours in their text, and what turns them into the document's."""
     row = sorted((stamp.start, stamp.end, node.node_id) for node, stamp in members)
     at = next(index for index, (_, _, node_id) in enumerate(row) if node_id == passage.node_id)
-    near = row[max(0, at - NEIGHBOURS) : at + NEIGHBOURS + 1]
+    near = row[max(0, at - neighbours) : at + neighbours + 1]
     return min(start for start, _, _ in near), max(end for _, end, _ in near), passage.start - row[at][0]
