@@ -384,7 +384,7 @@ def test_without_an_llm_sentences_are_quoted_with_their_place(run: Run, indexed:
         "and the beans?",
     ]
     assert "She learned the trade in Trieste." in turns[0]["answer"]
-    assert turns[1]["searched"] == "Where did the owner of the café learn? and the beans?"
+    assert turns[1]["searched"] == "owner café learn: and the beans?"
     assert turns[2]["searched"] == "and the beans?"
     for turn in turns:
         assert turn["citations"]

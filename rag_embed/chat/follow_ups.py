@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from rag_embed.chat.words import EMPTY_WORDS, FRAGMENT_STARTS, VERBS, content_words, split_words
+from rag_embed.chat.words import EMPTY_WORDS, FRAGMENT_STARTS, PREPOSITIONS, VERBS, content_words, split_words
 
 _LEAD = re.compile(
     r"(?:(?:and|but|or|so|also|then|ok|okay)\b[\s,]*)+(?:(?:what|how)\s+about\b\s*)?|(?:what|how)\s+about\b\s*",
@@ -64,7 +64,8 @@ def leans(question: str) -> bool:
         return True
     if _PRONOUN.search(_EXPLETIVE.sub(" ", rest)) and not _names_its_subject(rest):
         return True
-    is_whole = len(content) > 1 or (bool(content) and any(word in VERBS for word in words))
+    has_verb = bool(content) and any(word in VERBS for word in words)
+    is_whole = has_verb or (len(content) > 1 and words[0] not in PREPOSITIONS)
     if is_whole or len(words) > _LONGEST_FRAGMENT:
         return False
     return bool(lead) or not words or words[0] in FRAGMENT_STARTS

@@ -10,9 +10,12 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float
 
-FRAGMENT_STARTS = frozenset(
-    """the a an my your our for in on at to of with without by from under over after before during
-    between only even not why how when where who whom whose which what since until if""".split()  # noqa: SIM905
+PREPOSITIONS = frozenset(
+    """for in on at to of with without by from under over after before during between until if
+    since""".split()  # noqa: SIM905
+)
+FRAGMENT_STARTS = PREPOSITIONS | frozenset(
+    """the a an my your our only even not why how when where who whom whose which what""".split()  # noqa: SIM905
 )
 """Words that a question may begin with and not be a whole one: "in winter?", "why?"."""
 VERBS = frozenset(
