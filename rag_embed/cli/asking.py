@@ -8,8 +8,9 @@ from typing import Annotated, Optional
 import typer
 
 from rag_embed.cli import options as opt
-from rag_embed.cli.output import Output, passages_as_json, turn_as_json
+from rag_embed.cli.output import Output
 from rag_embed.cli.preparing import make_place, open_existing, open_searcher, read_questions
+from rag_embed.cli.records import passages_as_json, turn_as_json
 from rag_embed.errors import InputError
 
 
@@ -96,30 +97,15 @@ def info(
     json: opt.Json = False,
 ) -> None:
     """Show what a collection holds and how its vectors were made."""
-    from rag_embed.cli.opening import FINGERPRINT
-    from rag_embed.devices import describe_auto
+    from rag_embed.cli.describing import describe_index
 
     output = Output(as_json=json)
     found = make_place(place)
     with open_existing(found, output) as (chunk_store, schema):
-        made_by = FINGERPRINT.fullmatch(schema.fingerprint or "")
-        facts = {
-            "collection": schema.collection_name,
-            "engine": f"Qdrant server {found.url}" if found.url else f"embedded Qdrant in {found.folder}",
-            "count": chunk_store.count(),
-            "dim": schema.dim,
-            "distance": schema.distance.value,
-            "fingerprint": schema.fingerprint,
-            "model": made_by and made_by["model"],
-            "adapter": made_by and made_by["adapter"],
-            "words": schema.legs.lexical and (schema.legs.lexical.language or "any language"),
-            "tokens": schema.legs.tokens,
-            "precision": made_by and (made_by["dtype"] or describe_auto()),
-        }
+        facts = describe_index(found, chunk_store, schema)
         report = chunk_store.check() if check else None
-        if report is not None:
-            facts["faults"] = list(report.faults)
-            facts["index again"] = list(report.documents)
+    if report is not None:
+        facts |= {"faults": list(report.faults), "index again": list(report.documents)}
     if json:
         output.json(facts)
     else:
