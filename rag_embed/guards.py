@@ -43,9 +43,14 @@ def check_late(profile: Profile, insist: Collection[Guard]) -> None:
     )
 
 
+def compares_tokens(profile: Profile, insist: Collection[Guard]) -> bool:
+    """Whether token states by themselves say something: more than their mean, or one of them, was trained."""
+    return profile.multi_vector is not None or "late" in insist or profile.allows_late_chunking
+
+
 def check_late_interaction(profile: Profile, insist: Collection[Guard]) -> None:
     """Refuse to compare token states where only their mean, or one of them, was trained to say something."""
-    if profile.multi_vector is None and "late" not in insist and not profile.allows_late_chunking:
+    if not compares_tokens(profile, insist):
         raise UnsupportedModelError(
             f"{profile.name} ({profile.family.name}) cannot be used for late interaction: it was trained "
             f"with {profile.pooling} pooling, and its tokens' states were not trained to be compared; leave "

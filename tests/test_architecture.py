@@ -24,6 +24,7 @@ RING_1 = {
     "pooling",
     "prompts",
     "modes",
+    "surrogates",
     "tokens",
     "vector_form",
 }
@@ -98,7 +99,9 @@ def test_the_rings_are_complete() -> None:
         "qdrant",
         "evaluation",
         "training",
+        "chat",
         "cli",
+        "web",
         "testing",
     }
 
@@ -127,7 +130,15 @@ def test_evaluation_stands_on_the_adapters_and_below_the_command_line() -> None:
             assert "cli" not in imported_parts(path), name_of(path)
             assert not imported_packages(path) & {"typer", "rich"}, name_of(path)
         elif part_of(path) in {"llamaindex", "qdrant"}:
-            assert not imported_parts(path) & {"evaluation", "training", "cli"}, name_of(path)
+            assert not imported_parts(path) & {"evaluation", "training", "chat", "cli", "web"}, name_of(path)
+
+
+@pytest.mark.parametrize("path", [p for p in MODULES if part_of(p) == "chat"], ids=name_of)
+def test_a_conversation_knows_no_user_interface(path: Path) -> None:
+    """Command line, web page and agents stand on it; it stands on the adapters."""
+    allowed = RING_1 | RING_2 | {"llamaindex", "qdrant", "chat"}
+    assert imported_parts(path) <= allowed
+    assert not imported_packages(path) & {"typer", "rich", "chainlit", "mcp"}
 
 
 def test_importing_the_package_loads_nothing_heavy() -> None:
@@ -178,17 +189,33 @@ def test_modules_are_small_and_say_what_they_are(path: Path) -> None:
     assert path.parent.name not in VAGUE_NAMES
 
 
-COMMANDS = ["evaluating.evaluate", "training.train"]
+CLI = [path for path in MODULES if part_of(path) == "cli"]
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_a_command_reads_arguments_and_hands_over(command: str) -> None:
+def functions_of(path: Path) -> list[ast.FunctionDef]:
+    found = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+    return [node for node in found if isinstance(node, ast.FunctionDef)]
+
+
+@pytest.mark.parametrize("path", CLI, ids=name_of)
+def test_a_command_reads_arguments_and_hands_over(path: Path) -> None:
     """Arguments, one call of the library, a presenter: what takes more lines belongs into the library."""
-    module, name = command.split(".")
-    tree = ast.parse((ROOT / "cli" / f"{module}.py").read_text(encoding="utf-8"))
-    (found,) = (node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == name)
-    assert found.end_lineno is not None
-    assert found.end_lineno - found.lineno + 1 < 60
+    for function in functions_of(path):
+        assert function.end_lineno is not None
+        assert function.end_lineno - function.lineno + 1 <= 60, function.name
+
+
+@pytest.mark.parametrize("path", CLI, ids=name_of)
+def test_no_file_of_the_command_line_both_computes_and_shows(path: Path) -> None:
+    """Who shows something imports neither numbers, encoders nor the parsers and stores that do the work."""
+    if not imported_packages(path) & {"typer", "rich"}:
+        return
+    top = ast.parse(path.read_text(encoding="utf-8")).body
+    eager = {node.module for node in top if isinstance(node, ast.ImportFrom) and node.module}
+    eager |= {alias.name for node in top if isinstance(node, ast.Import) for alias in node.names}
+    assert not {name.split(".")[0] for name in eager} & {"torch", "numpy", "llama_index", "qdrant_client"}
+    computing = {"claiming", "comparing", "describing", "filling", "opening", "reading"}
+    assert not eager & {f"rag_embed.cli.{name}" for name in computing}
 
 
 BESIDE = sorted(

@@ -8,8 +8,9 @@ from typing import Annotated, Optional
 import typer
 
 from rag_embed.cli import options as opt
-from rag_embed.cli.output import Output, passages_as_json, turn_as_json
+from rag_embed.cli.output import Output
 from rag_embed.cli.preparing import make_place, open_existing, open_searcher, read_questions
+from rag_embed.cli.records import passages_as_json, turn_as_json
 from rag_embed.errors import InputError
 
 
@@ -26,15 +27,19 @@ def search(
     """Show the passages nearest to a question, with score, document and exact characters."""
     output = Output(as_json=json)
     with open_searcher(place, embedding, finding, top_k=top_k, output=output) as searcher:
-        passages = searcher.search(query)
+        found = searcher.search(query)
     if json:
-        found = {"query": query, "rerank": finding.rerank.value, "passages": passages_as_json(passages)}
-        output.json(found if searcher.unranked is None else {**found, "unranked": searcher.unranked})
+        result = {
+            "query": query,
+            "rerank": finding.rerank.value,
+            "passages": passages_as_json(found.passages),
+        }
+        output.json(result if found.unranked is None else {**result, "unranked": found.unranked})
     else:
-        output.passages(passages)
-    if searcher.unranked is not None:
-        output.note(searcher.unranked, style="yellow")
-    if not passages:
+        output.passages(found.passages)
+    if found.unranked is not None:
+        output.note(found.unranked, style="yellow")
+    if not found.passages:
         output.note("nothing found")
         raise typer.Exit(opt.ExitCode.EMPTY)
 
@@ -59,7 +64,8 @@ def chat(
     json: opt.Json = False,
 ) -> None:
     """Talk to an index; questions come from standard input. /reset forgets what was said, /quit ends."""
-    from rag_embed.cli.chatting import Conversation, converse, load_llm
+    from rag_embed.chat.conversation import Conversation, converse
+    from rag_embed.chat.llms import load_llm
 
     output = Output(as_json=json)
     try:
@@ -91,30 +97,15 @@ def info(
     json: opt.Json = False,
 ) -> None:
     """Show what a collection holds and how its vectors were made."""
-    from rag_embed.cli.opening import FINGERPRINT
-    from rag_embed.devices import describe_auto
+    from rag_embed.cli.describing import describe_index
 
     output = Output(as_json=json)
     found = make_place(place)
     with open_existing(found, output) as (chunk_store, schema):
-        made_by = FINGERPRINT.fullmatch(schema.fingerprint or "")
-        facts = {
-            "collection": schema.collection_name,
-            "engine": f"Qdrant server {found.url}" if found.url else f"embedded Qdrant in {found.folder}",
-            "count": chunk_store.count(),
-            "dim": schema.dim,
-            "distance": schema.distance.value,
-            "fingerprint": schema.fingerprint,
-            "model": made_by and made_by["model"],
-            "adapter": made_by and made_by["adapter"],
-            "words": schema.legs.lexical and (schema.legs.lexical.language or "any language"),
-            "tokens": schema.legs.tokens,
-            "precision": made_by and (made_by["dtype"] or describe_auto()),
-        }
+        facts = describe_index(found, chunk_store, schema)
         report = chunk_store.check() if check else None
-        if report is not None:
-            facts["faults"] = list(report.faults)
-            facts["index again"] = list(report.documents)
+    if report is not None:
+        facts |= {"faults": list(report.faults), "index again": list(report.documents)}
     if json:
         output.json(facts)
     else:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Optional
@@ -10,8 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 import typer
 
 from rag_embed.cli import options as opt
-from rag_embed.cli.failing import describe
-from rag_embed.cli.output import Output, describe_sync, passages_as_json
+from rag_embed.cli.output import Output
 from rag_embed.cli.preparing import (
     check_alpha,
     make_model_options,
@@ -20,14 +18,10 @@ from rag_embed.cli.preparing import (
     open_for_writing,
     read_sources,
 )
-from rag_embed.errors import InputError
+from rag_embed.cli.records import filled_as_json, passages_as_json
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from rag_embed.cli.reading import Reading
-    from rag_embed.llamaindex.corpus import Corpus, SyncReport
-    from rag_embed.qdrant import QdrantChunkStore
+    pass
 
 
 @opt.spread
@@ -56,56 +50,23 @@ def index(
     check_alpha(embedding)
     output = Output(as_json=json)
     readings = read_sources(folders or [], pydoc, place.store, output)
-    from llama_index.core.node_parser import SentenceSplitter
-
-    from rag_embed.cli.claiming import check_claims, claim
-    from rag_embed.llamaindex import LateChunkingNodeParser
-    from rag_embed.llamaindex.corpus import Corpus
+    from rag_embed.cli.claiming import check_claims
+    from rag_embed.cli.filling import clear_for_rebuild, fill_all, make_corpus
 
     if rebuild:
-        # A model that cannot be loaded must not cost the index that is there.
-        _ = make_model_options(embedding).make().context_encoder
-        with closing(make_place(place).open()) as old:
-            _check_rebuild(old, readings)
-            old.clear()
+        clear_for_rebuild(make_place(place), make_model_options(embedding), readings)
     with closing(open_for_writing(make_place(place), legs)) as chunk_store:
         check_claims(chunk_store, readings)
         embed_model = model_for(chunk_store, make_model_options(embedding))
-        parser = LateChunkingNodeParser(
-            node_parser=SentenceSplitter(chunk_size=chunk_size, chunk_overlap=chunk_overlap)
-        )
-        corpus = Corpus(chunk_store, embed_model=embed_model, node_parser=parser)
+        corpus = make_corpus(chunk_store, embed_model, chunk_size=chunk_size, chunk_overlap=chunk_overlap)
         results = []
-        for reading in readings:
-            claim(chunk_store, reading)
-            report, seconds = sync_reading(corpus, reading, f"Indexing {reading.source}", output)
-            claim(chunk_store, reading)
-            output.note(describe_sync(reading.source, report, seconds), style="green")
-            results.append(
-                {
-                    "source": reading.source,
-                    "added": list(report.added),
-                    "changed": list(report.changed),
-                    "removed": list(report.removed),
-                    "kept": list(report.kept),
-                    "unchanged": len(report.unchanged),
-                    "failed": reading.failed,
-                    "skipped": reading.skipped,
-                    "empty": list(reading.empty),
-                    "chunks": report.chunks,
-                    "embedded": report.embedded,
-                    "seconds": round(seconds, 3),
-                }
-            )
+        for filled in fill_all(corpus, chunk_store, readings, output.watch):
+            output.filled(filled)
+            results.append(filled_as_json(filled))
         if json:
-            output.json(
-                {
-                    "collection": place.collection,
-                    "fingerprint": embed_model.fingerprint(),
-                    "count": chunk_store.count(),
-                    "sources": results,
-                }
-            )
+            fingerprint, count = embed_model.fingerprint(), chunk_store.count()
+            made = {"collection": place.collection, "fingerprint": fingerprint, "count": count}
+            output.json({**made, "sources": results})
     if output.is_partly:
         raise typer.Exit(opt.ExitCode.PARTLY)
 
@@ -126,6 +87,7 @@ def demo(
     output = Output(as_json=json)
     (reading,) = read_sources([docs] if docs else [], docs is None, store, output)
     from rag_embed.cli.comparing import PYDOC_QUESTIONS, Bench, derive_questions
+    from rag_embed.cli.filling import fill
 
     questions = query or (list(PYDOC_QUESTIONS) if docs is None else derive_questions(reading.documents))
     total = sum(len(document.text) for document in reading.documents)
@@ -134,9 +96,9 @@ def demo(
     embedded = {}
     with Bench(store, reading.source, chunk_size=chunk_size, top_k=top_k) as bench:
         for name in bench.names:
-            report, seconds = sync_reading(bench.corpus(name), reading, f"Indexing {name}", output)
-            embedded[name] = report.embedded
-            output.note(f"{name}: {describe_sync(reading.source, report, seconds)}", style="green")
+            filled = fill(bench.corpus(name), reading, output.watch)
+            embedded[name] = filled.report.embedded
+            output.filled(filled, name=name)
         for question in questions:
             comparison = bench.compare(question)
             comparisons.append(comparison)
@@ -150,45 +112,3 @@ def demo(
         output.json({"source": reading.source, "embedded": embedded, "questions": results})
     if output.is_partly:
         raise typer.Exit(opt.ExitCode.PARTLY)
-
-
-def _check_rebuild(old: QdrantChunkStore, readings: Sequence[Reading]) -> None:
-    """Refuse to delete what could not be made again.
-
-    Raises:
-        InputError: Stored documents of these folders cannot be read at present.
-    """
-    for reading in readings:
-        known = {document.node_id for document in reading.documents}
-        stored = {str(node.ref_doc_id) for node in old.get_nodes(filters=reading.scope)}
-        if lost := sorted(filter(reading.keeps, stored - known)):
-            raise InputError(
-                f"{len(lost)} documents of the index cannot be read at present, the first is {lost[0]!r}; "
-                "--rebuild would lose them. Make them readable, or index into another --collection"
-            )
-
-
-def sync_reading(
-    corpus: Corpus, reading: Reading, description: str, output: Output
-) -> tuple[SyncReport, float]:
-    """Bring a store in step with what was read, and measure how long it took.
-
-    Documents that cannot be indexed are named, and join the reading's failures; the others go on.
-    """
-
-    def note_failure(document_id: str, error: Exception) -> None:
-        reading.failed[document_id] = describe(error)
-        output.is_partly = True
-        output.note(f"not indexed {document_id}: {describe(error)}", style="yellow")
-
-    total = sum(len(document.text) for document in reading.documents)
-    begin = time.perf_counter()
-    with output.reserved(), output.progress(description, total) as on_step:
-        report = corpus.sync(
-            reading.documents,
-            scope=reading.scope,
-            keeps=reading.keeps,
-            progress=on_step,
-            on_failure=note_failure,
-        )
-    return report, time.perf_counter() - begin

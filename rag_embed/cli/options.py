@@ -48,7 +48,7 @@ class Rerank(str, Enum):
 
 def check_unicode(value: Any) -> Any:
     """Refuse arguments that are no text, before anything is opened."""
-    from rag_embed.cli.decoding import check_unicode
+    from rag_embed.surrogates import check_unicode
 
     try:
         for text in value if isinstance(value, list) else [value or ""]:

@@ -7,7 +7,6 @@ import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
-from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from rich.console import Console, ConsoleOptions, RenderableType
@@ -16,10 +15,13 @@ from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
+from rag_embed.cli.failing import describe
+
 if TYPE_CHECKING:
-    from rag_embed.cli.chatting import Turn
+    from rag_embed.chat.passages import Passage
+    from rag_embed.chat.turns import Turn
+    from rag_embed.cli.filling import Filled, OnFailure
     from rag_embed.cli.reading import Reading
-    from rag_embed.cli.searching import Passage
     from rag_embed.llamaindex.corpus import Progress as OnStep
     from rag_embed.llamaindex.corpus import SyncReport, SyncStep
     from rag_embed.profiles import CatalogueRow
@@ -142,17 +144,18 @@ class Output:
 
     def turn(self, turn: Turn) -> None:
         """Show one answer with its sources."""
+        if turn.searched is not None:
+            self.note(f"searched: {turn.searched}")
+        if turn.answer:
+            self._out.print(Text(turn.answer))
         if turn.error is not None:
             self.error(turn.error)
             return
-        if turn.searched is not None:
-            self.note(f"searched: {turn.searched}")
-        self._out.print(Text(turn.answer))
-        quoted = all(passage.place in turn.answer for passage in turn.citations)
-        if turn.citations and not quoted:
+        written_from = [citation for citation in turn.citations if not citation.is_quoted]
+        if written_from:
             self._out.print()
-            for number, passage in enumerate(turn.citations, start=1):
-                self._out.print(Text(f"[{number}] {passage.place}", style="cyan"))
+            for citation in written_from:
+                self._out.print(Text(f"[{citation.number}] {citation.place}", style="cyan"))
         if turn.unranked is not None:
             self.note(turn.unranked, style="yellow")
         if turn.cut is not None:
@@ -175,6 +178,24 @@ class Output:
                 *(_cell(found[row]) if row < len(found) else Text("") for found in results.values())
             )
         SafeConsole(file=self._stdout, highlight=False).print(table)
+
+    @contextmanager
+    def watch(self, reading: Reading) -> Iterator[tuple[OnStep, OnFailure]]:
+        """Show a bar while one folder is indexed; documents that fail are named, and join its failures."""
+
+        def note_failure(document_id: str, error: Exception) -> None:
+            reading.failed[document_id] = describe(error)
+            self.is_partly = True
+            self.note(f"not indexed {document_id}: {describe(error)}", style="yellow")
+
+        total = sum(len(document.text) for document in reading.documents)
+        with self.reserved(), self.progress(f"Indexing {reading.source}", total) as on_step:
+            yield on_step, note_failure
+
+    def filled(self, filled: Filled, *, name: str = "") -> None:
+        """Say what became of one folder."""
+        line = describe_sync(filled.reading.source, filled.report, filled.seconds)
+        self.note(f"{name}: {line}" if name else line, style="green")
 
     @contextmanager
     def progress(self, description: str, total: int) -> Iterator[OnStep]:
@@ -217,29 +238,6 @@ def describe_sync(source: str, report: SyncReport, seconds: float) -> str:
         else f"all {report.chunks} chunks were there already, nothing was embedded"
     )
     return f"{source}: {', '.join(parts) or 'no documents'}; {embedded}"
-
-
-def passages_as_json(passages: Sequence[Passage]) -> list[dict[str, object]]:
-    """Turn passages into JSON objects."""
-    return [asdict(passage) for passage in passages]
-
-
-def turn_as_json(turn: Turn) -> dict[str, object]:
-    """Turn a question and its answer into a JSON object; citations carry no text, only places."""
-
-    def places(passages: Sequence[Passage]) -> list[dict[str, object]]:
-        return [{"document": p.document, "start": p.start, "end": p.end, "score": p.score} for p in passages]
-
-    return {
-        "question": turn.question,
-        "answer": turn.answer,
-        "citations": places(turn.citations),
-        "left_out": places(turn.left_out),
-        "cut": None if turn.cut is None else {"shown_tokens": turn.cut[0], "total_tokens": turn.cut[1]},
-        "searched": turn.searched or turn.question,
-        "unranked": turn.unranked,
-        "error": turn.error,
-    }
 
 
 def _spell(found: re.Match[str]) -> str:

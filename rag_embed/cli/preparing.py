@@ -17,9 +17,9 @@ from rag_embed.cli.output import Output
 from rag_embed.errors import InputError
 
 if TYPE_CHECKING:
+    from rag_embed.chat.searching import Searcher
     from rag_embed.cli.opening import ModelOptions, Place
     from rag_embed.cli.reading import Reading
-    from rag_embed.cli.searching import Searcher
     from rag_embed.llamaindex import ContextualEmbedding
     from rag_embed.qdrant import QdrantChunkStore
     from rag_embed.qdrant.schema import CollectionSchema
@@ -134,7 +134,8 @@ def open_searcher(
     output: Output,
 ) -> Iterator[Searcher]:
     """Open a collection that must hold something, with the model it was made with."""
-    from rag_embed.cli.searching import Searcher, parse_filters
+    from rag_embed.chat.filters import parse_filters
+    from rag_embed.chat.searching import Searcher
 
     try:
         conditions = parse_filters(finding.filters or [])
@@ -152,7 +153,6 @@ def open_searcher(
             top_k=top_k,
             candidates=finding.candidates,
             rerank=finding.rerank.value,
-            schema=schema,
         )
 
 
