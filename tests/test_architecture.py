@@ -98,7 +98,9 @@ def test_the_rings_are_complete() -> None:
         "qdrant",
         "evaluation",
         "training",
+        "serving",
         "cli",
+        "web",
         "testing",
     }
 
