@@ -11,9 +11,10 @@ from pathlib import Path
 from llama_index.core.node_parser import SentenceSplitter
 
 from rag_embed import ContextualEmbedding, LateChunkingNodeParser, QdrantChunkStore
-from rag_embed.cli.chatting import Conversation, converse, load_llm
+from rag_embed.chat.conversation import Conversation, converse
+from rag_embed.chat.llms import load_llm
+from rag_embed.chat.searching import Searcher
 from rag_embed.cli.reading import read_folder
-from rag_embed.cli.searching import Searcher
 from rag_embed.llamaindex.corpus import Corpus
 
 
@@ -30,8 +31,10 @@ def main(folder: str, llm_name: str | None = None, *llm_arguments: str) -> None:
         conversation = Conversation(Searcher(store, embed_model, top_k=8), llm)
         for turn in converse(conversation, sys.stdin):
             print(turn.answer)
-            for number, passage in enumerate(turn.citations, start=1):
-                print(f"[{number}] {passage.place}")
+            for citation in turn.citations:
+                print(f"[{citation.number}] {citation.place}")
+            if turn.error:
+                print(f"error: {turn.error}")
             if turn.left_out:
                 print(f"({len(turn.left_out)} passages did not fit into the LLM's context)")
 

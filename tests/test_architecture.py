@@ -24,6 +24,7 @@ RING_1 = {
     "pooling",
     "prompts",
     "modes",
+    "surrogates",
     "tokens",
     "vector_form",
 }
@@ -98,6 +99,7 @@ def test_the_rings_are_complete() -> None:
         "qdrant",
         "evaluation",
         "training",
+        "chat",
         "serving",
         "cli",
         "web",
@@ -129,7 +131,15 @@ def test_evaluation_stands_on_the_adapters_and_below_the_command_line() -> None:
             assert "cli" not in imported_parts(path), name_of(path)
             assert not imported_packages(path) & {"typer", "rich"}, name_of(path)
         elif part_of(path) in {"llamaindex", "qdrant"}:
-            assert not imported_parts(path) & {"evaluation", "training", "cli"}, name_of(path)
+            assert not imported_parts(path) & {"evaluation", "training", "chat", "cli", "web"}, name_of(path)
+
+
+@pytest.mark.parametrize("path", [p for p in MODULES if part_of(p) == "chat"], ids=name_of)
+def test_a_conversation_knows_no_user_interface(path: Path) -> None:
+    """Command line, web page and agents stand on it; it stands on the adapters."""
+    allowed = RING_1 | RING_2 | {"llamaindex", "qdrant", "chat"}
+    assert imported_parts(path) <= allowed
+    assert not imported_packages(path) & {"typer", "rich", "chainlit", "mcp"}
 
 
 def test_importing_the_package_loads_nothing_heavy() -> None:

@@ -21,9 +21,9 @@ from typer.testing import CliRunner, Result
 
 from rag_embed import ContextualEmbedding, QdrantChunkStore
 from rag_embed.adapter import shipped_adapters
+from rag_embed.chat.fitting import count_tokens
 from rag_embed.cli import main
 from rag_embed.cli.app import app
-from rag_embed.cli.fitting import count_tokens
 
 CAFE = """# Harbour café
 
@@ -417,10 +417,10 @@ def test_passages_are_fitted_to_the_context_and_what_is_left_out_is_said(run: Ru
 
 def test_one_passage_too_long_for_the_context_is_cut_visibly(run: Run, indexed: Path) -> None:
     PROMPTS.clear()
-    result = run("chat", *SMALL, "--llm-arg", "window=150", input="Café?\n")
+    result = run("chat", *SMALL, "--llm-arg", "window=140", input="Café?\n")
     assert result.exit_code == 0, result.stderr
     assert "the first passage was cut" in result.stderr
-    assert count_tokens(PROMPTS[0]) + 16 <= 150
+    assert count_tokens(PROMPTS[0]) + 16 <= 140
 
 
 def test_a_failed_question_is_an_error_and_not_the_end(run: Run, indexed: Path) -> None:

@@ -20,10 +20,10 @@ from tenacity import Future, RetryError
 from typer.testing import CliRunner, Result
 
 from rag_embed import QdrantChunkStore
+from rag_embed.chat.filters import parse_filters
 from rag_embed.cli import main, reading
 from rag_embed.cli.app import app
 from rag_embed.cli.failing import describe
-from rag_embed.cli.searching import parse_filters
 from tests.evalsets import make_set, write_chunked
 
 Run = Callable[..., Result]

@@ -61,9 +61,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def tools(folder: Path) -> Iterator[IndexTools]:
     with QdrantChunkStore("documents", path=folder, return_vectors=True) as store:
-        schema = store.info()
-        assert schema is not None
-        yield IndexTools(store, ContextualEmbedding(strategy="late"), schema)
+        yield IndexTools(store, ContextualEmbedding(strategy="late"))
 
 
 def test_a_passage_is_read_at_its_characters(tools: IndexTools) -> None:
@@ -115,11 +113,9 @@ def test_nothing_is_cut_without_a_word(tools: IndexTools) -> None:
 
 
 def test_a_server_for_some_documents_shows_no_others(folder: Path, tools: IndexTools) -> None:
-    from rag_embed.cli.searching import parse_filters
+    from rag_embed.chat.filters import parse_filters
 
-    narrow = IndexTools(
-        tools._store, tools._embed_model, tools._schema, filters=parse_filters(["source=docs"])
-    )
+    narrow = IndexTools(tools._store, tools._embed_model, filters=parse_filters(["source=docs"]))
     assert {p.document for p in narrow.search("trams", top_k=20).passages} == {
         "docs/cafe.md",
         "docs/ferry.md",

@@ -10,6 +10,7 @@ import typer
 from rag_embed.cli import options as opt
 from rag_embed.cli.output import Output, passages_as_json, turn_as_json
 from rag_embed.cli.preparing import make_place, open_existing, open_searcher, read_questions
+from rag_embed.cli.serving import serve_page
 from rag_embed.errors import InputError
 
 
@@ -26,15 +27,19 @@ def search(
     """Show the passages nearest to a question, with score, document and exact characters."""
     output = Output(as_json=json)
     with open_searcher(place, embedding, finding, top_k=top_k, output=output) as searcher:
-        passages = searcher.search(query)
+        found = searcher.search(query)
     if json:
-        found = {"query": query, "rerank": finding.rerank.value, "passages": passages_as_json(passages)}
-        output.json(found if searcher.unranked is None else {**found, "unranked": searcher.unranked})
+        result = {
+            "query": query,
+            "rerank": finding.rerank.value,
+            "passages": passages_as_json(found.passages),
+        }
+        output.json(result if found.unranked is None else {**result, "unranked": found.unranked})
     else:
-        output.passages(passages)
-    if searcher.unranked is not None:
-        output.note(searcher.unranked, style="yellow")
-    if not passages:
+        output.passages(found.passages)
+    if found.unranked is not None:
+        output.note(found.unranked, style="yellow")
+    if not found.passages:
         output.note("nothing found")
         raise typer.Exit(opt.ExitCode.EMPTY)
 
@@ -52,20 +57,38 @@ def chat(
         Optional[list[str]],  # noqa: UP045
         typer.Option("--llm-arg", metavar="KEY=VALUE", help="Argument of the LLM. Repeatable."),
     ] = None,
+    web: Annotated[bool, typer.Option("--web", help="Serve a page to talk in, in the browser.")] = False,
+    history: opt.History = None,
+    listening: opt.ListenChoice,
     top_k: opt.TopK = 8,
     finding: opt.SearchChoice,
     place: opt.PlaceChoice,
     embedding: opt.ModelChoice,
     json: opt.Json = False,
 ) -> None:
-    """Talk to an index; questions come from standard input. /reset forgets what was said, /quit ends."""
-    from rag_embed.cli.chatting import Conversation, converse, load_llm
+    """Talk to an index; questions come from standard input. /reset forgets what was said, /quit ends.
+
+    With --web a page in the browser does the same, and takes files.
+    """
+    from rag_embed.chat.conversation import Conversation, converse
+    from rag_embed.chat.llms import load_llm
 
     output = Output(as_json=json)
     try:
         language_model = load_llm(llm, llm_arg or []) if llm else None
     except InputError as error:
         raise typer.BadParameter(str(error)) from error
+    if web:
+        serve_page(
+            {llm.rpartition(":")[2]: language_model} if llm and language_model else {},
+            listening=listening,
+            history=history,
+            top_k=top_k,
+            finding=finding,
+            place=place,
+            embedding=embedding,
+        )
+        return
     failures = 0
     with open_searcher(place, embedding, finding, top_k=top_k, output=output) as searcher:
         conversation = Conversation(searcher, language_model)

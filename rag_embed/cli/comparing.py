@@ -10,8 +10,9 @@ from pathlib import Path
 from llama_index.core.node_parser import SentenceSplitter
 from llama_index.core.schema import Document
 
+from rag_embed.chat.passages import Passage
+from rag_embed.chat.searching import Searcher
 from rag_embed.cli.opening import Place
-from rag_embed.cli.searching import Passage, Searcher
 from rag_embed.llamaindex import ContextualEmbedding, LateChunkingNodeParser
 from rag_embed.llamaindex.corpus import Corpus
 from rag_embed.qdrant import QdrantChunkStore
@@ -39,7 +40,7 @@ class Comparison:
     """
 
     query: str
-    results: dict[str, list[Passage]]
+    results: dict[str, Sequence[Passage]]
 
 
 class Bench:
@@ -92,12 +93,11 @@ class Bench:
     def compare(self, query: str) -> Comparison:
         """Ask all three ways."""
         ways = ((ISOLATED, ISOLATED, False), (CONTEXTUAL, HYBRID, False), (HYBRID, HYBRID, True))
-        results = {}
+        results: dict[str, Sequence[Passage]] = {}
         for title, name, with_words in ways:
             store, model = self._parts[name]
-            schema = store.info() if with_words else None
-            searcher = Searcher(store, model, top_k=self._top_k, rerank="none", schema=schema)
-            results[title] = searcher.search(query)
+            searcher = Searcher(store, model, top_k=self._top_k, rerank="none", with_words=with_words)
+            results[title] = searcher.search(query).passages
         return Comparison(query, results)
 
 

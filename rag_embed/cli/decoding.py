@@ -13,9 +13,8 @@ from dataclasses import dataclass
 
 from charset_normalizer import from_bytes
 
-from rag_embed.errors import InputError
+from rag_embed.surrogates import REPLACEMENT
 
-REPLACEMENT = "\ufffd"
 _MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
     (codecs.BOM_UTF32_LE, "utf-32"),  # begins as UTF-16's does, so it comes first
@@ -109,26 +108,6 @@ def guess_encoding(data: bytes) -> str:
         if western is not None and western.coherence >= best.coherence - _CLEARLY_BETTER:
             return _WESTERN
     return best.encoding
-
-
-def mend_surrogates(text: str) -> tuple[str, int]:
-    """Join halves of pairs that stand together, and replace those that stand alone, which no file can hold.
-
-    Returns:
-        The text, and how many characters were replaced.
-    """
-    mended = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
-    return mended, mended.count(REPLACEMENT) - text.count(REPLACEMENT)
-
-
-def check_unicode(text: str, what: str) -> None:
-    """Refuse text with halves of characters, as a shell hands over bytes that are no UTF-8.
-
-    Raises:
-        InputError: There are some.
-    """
-    if any("\ud800" <= character <= "\udfff" for character in text):
-        raise InputError(f"{what} is {text!r}, which is no text in UTF-8; expected what can be written so")
 
 
 def _decode(data: bytes, encoding: str, *, assumed: bool = False) -> Decoded:

@@ -48,7 +48,7 @@ class Rerank(str, Enum):
 
 def check_unicode(value: Any) -> Any:
     """Refuse arguments that are no text, before anything is opened."""
-    from rag_embed.cli.decoding import check_unicode
+    from rag_embed.surrogates import check_unicode
 
     try:
         for text in value if isinstance(value, list) else [value or ""]:
@@ -173,6 +173,12 @@ Port = Annotated[int, Option("--port", min=1, max=65535, help="Port to serve at.
 Token = Annotated[
     Optional[str],  # noqa: UP045
     Option("--token", envvar="RAG_EMBED_TOKEN", show_envvar=True, help="What clients have to say."),
+]
+History = Annotated[
+    Optional[Path],  # noqa: UP045
+    Option(
+        "--history", help="With --web: folder of the conversations. Default: beside the store, with -chat."
+    ),
 ]
 Json = Annotated[bool, Option("--json", help="JSON on standard output, and nothing else there.")]
 Query = Annotated[str, Argument(callback=check_unicode, help="The question.", show_default=False)]

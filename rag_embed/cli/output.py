@@ -17,9 +17,9 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from rag_embed.cli.chatting import Turn
+    from rag_embed.chat.passages import Passage
+    from rag_embed.chat.turns import Citation, Quote, Turn
     from rag_embed.cli.reading import Reading
-    from rag_embed.cli.searching import Passage
     from rag_embed.llamaindex.corpus import Progress as OnStep
     from rag_embed.llamaindex.corpus import SyncReport, SyncStep
     from rag_embed.profiles import CatalogueRow
@@ -142,17 +142,18 @@ class Output:
 
     def turn(self, turn: Turn) -> None:
         """Show one answer with its sources."""
+        if turn.searched is not None:
+            self.note(f"searched: {turn.searched}")
+        if turn.answer:
+            self._out.print(Text(turn.answer))
         if turn.error is not None:
             self.error(turn.error)
             return
-        if turn.searched is not None:
-            self.note(f"searched: {turn.searched}")
-        self._out.print(Text(turn.answer))
-        quoted = all(passage.place in turn.answer for passage in turn.citations)
-        if turn.citations and not quoted:
+        written_from = [citation for citation in turn.citations if not citation.is_quoted]
+        if written_from:
             self._out.print()
-            for number, passage in enumerate(turn.citations, start=1):
-                self._out.print(Text(f"[{number}] {passage.place}", style="cyan"))
+            for citation in written_from:
+                self._out.print(Text(f"[{citation.number}] {citation.place}", style="cyan"))
         if turn.unranked is not None:
             self.note(turn.unranked, style="yellow")
         if turn.cut is not None:
@@ -225,16 +226,21 @@ def passages_as_json(passages: Sequence[Passage]) -> list[dict[str, object]]:
 
 
 def turn_as_json(turn: Turn) -> dict[str, object]:
-    """Turn a question and its answer into a JSON object; citations carry no text, only places."""
+    """Turn a question and its answer into a JSON object; passages carry no text, only places."""
 
-    def places(passages: Sequence[Passage]) -> list[dict[str, object]]:
-        return [{"document": p.document, "start": p.start, "end": p.end, "score": p.score} for p in passages]
+    def place(of: Passage | Quote, score: float) -> dict[str, object]:
+        return {"document": of.document, "start": of.start, "end": of.end, "score": score}
+
+    def cite(citation: Citation) -> dict[str, object]:
+        quote = citation.quote
+        quoted = None if quote is None else {"start": quote.start, "end": quote.end, "text": quote.text}
+        return {**place(citation.cited, citation.passage.score), "quote": quoted}
 
     return {
         "question": turn.question,
         "answer": turn.answer,
-        "citations": places(turn.citations),
-        "left_out": places(turn.left_out),
+        "citations": [cite(citation) for citation in turn.citations],
+        "left_out": [place(passage, passage.score) for passage in turn.left_out],
         "cut": None if turn.cut is None else {"shown_tokens": turn.cut[0], "total_tokens": turn.cut[1]},
         "searched": turn.searched or turn.question,
         "unranked": turn.unranked,

@@ -19,9 +19,9 @@ from rag_embed.errors import InputError
 if TYPE_CHECKING:
     from llama_index.core.vector_stores.types import MetadataFilters
 
+    from rag_embed.chat.searching import Searcher
     from rag_embed.cli.opening import ModelOptions, Place
     from rag_embed.cli.reading import Reading
-    from rag_embed.cli.searching import Searcher
     from rag_embed.llamaindex import ContextualEmbedding
     from rag_embed.qdrant import QdrantChunkStore
     from rag_embed.qdrant.schema import CollectionSchema
@@ -128,7 +128,7 @@ def open_existing(
 
 def read_filters(pairs: list[str] | None) -> MetadataFilters | None:
     """Read what --filter says."""
-    from rag_embed.cli.searching import parse_filters
+    from rag_embed.chat.filters import parse_filters
 
     try:
         return parse_filters(pairs or [])
@@ -146,7 +146,7 @@ def open_searcher(
     output: Output,
 ) -> Iterator[Searcher]:
     """Open a collection that must hold something, with the model it was made with."""
-    from rag_embed.cli.searching import Searcher
+    from rag_embed.chat.searching import Searcher
 
     conditions = read_filters(finding.filters)
     place = make_place(index)
@@ -161,7 +161,6 @@ def open_searcher(
             top_k=top_k,
             candidates=finding.candidates,
             rerank=finding.rerank.value,
-            schema=schema,
         )
 
 

@@ -13,11 +13,12 @@ from llama_index.core import SimpleDirectoryReader
 from llama_index.core.schema import Document
 from llama_index.core.vector_stores.types import MetadataFilter, MetadataFilters
 
-from rag_embed.cli.decoding import decode_text, mend_surrogates
+from rag_embed.cli.decoding import decode_text
 from rag_embed.cli.failing import describe
 from rag_embed.cli.formats import FORMATS, PAGE_KEY, Part, check_readable, identify
 from rag_embed.errors import InputError
 from rag_embed.llamaindex.pages import join_pages
+from rag_embed.surrogates import mend_surrogates
 
 SOURCE_KEY = "source"
 """Metadata key of the folder's name, by which the documents of one folder are told from those of others."""

@@ -8,11 +8,13 @@ from typing import Annotated, TypeAlias
 from llama_index.core.vector_stores.types import MetadataFilters
 from pydantic import BaseModel, Field
 
-from rag_embed.cli.searching import Passage, Rerank, Searcher, parse_filters
+from rag_embed.chat.filters import parse_filters
+from rag_embed.chat.passages import Passage
+from rag_embed.chat.searching import Rerank, Searcher
 from rag_embed.errors import InputError
 from rag_embed.llamaindex import ContextualEmbedding
 from rag_embed.llamaindex.stored_document import StoredDocument
-from rag_embed.qdrant import CollectionSchema, QdrantChunkStore
+from rag_embed.qdrant import QdrantChunkStore
 
 READ_CHARACTERS = 8_000
 """Characters of a document that are read where no end is given."""
@@ -98,7 +100,6 @@ class IndexTools:
     Args:
         store: The index.
         embed_model: The model it was made with.
-        schema: What the index holds.
         candidates: How many passages the reranker chooses from.
         rerank: How they are reranked.
         filters: What every passage must have, whatever else is asked for. Documents that have none are
@@ -109,7 +110,6 @@ class IndexTools:
         self,
         store: QdrantChunkStore,
         embed_model: ContextualEmbedding,
-        schema: CollectionSchema,
         *,
         candidates: int = 50,
         rerank: Rerank = "auto",
@@ -117,7 +117,6 @@ class IndexTools:
     ) -> None:
         self._store = store
         self._embed_model = embed_model
-        self._schema = schema
         self._candidates = candidates
         self._rerank: Rerank = rerank
         self._filters = filters
@@ -133,11 +132,11 @@ class IndexTools:
             top_k=top_k,
             candidates=self._candidates,
             rerank=self._rerank,
-            schema=self._schema,
-            filters=self._narrow(filters or {}),
+            filters=self._filters,
         )
-        passages = [_to_found(passage) for passage in searcher.search(query)]
-        notes = [searcher.unranked] if searcher.unranked else []
+        found = searcher.search(query, filters=_to_filters(filters or {}))
+        passages = [_to_found(passage) for passage in found.passages]
+        notes = [found.unranked] if found.unranked else []
         if not passages:
             notes.append("nothing found" + ("; try without filters" if filters else ""))
         return SearchResult(passages=passages, notes=notes)
@@ -185,19 +184,18 @@ class IndexTools:
             notes=notes,
         )
 
-    def _narrow(self, wanted: Mapping[str, FilterValue]) -> MetadataFilters | None:
-        if odd := [key for key in wanted if "=" in key]:
-            raise InputError(f"the filter's key is {odd[0]!r}; expected a metadata key, which has no '='")
-        pairs = [f"{key}={_spell(value)}" for key, value in wanted.items()]
-        both = [each for each in (self._filters, parse_filters(pairs)) if each is not None]
-        return MetadataFilters(filters=[*both]) if both else None
-
     def _check_visible(self, document: str) -> None:
         if self._filters is not None and document not in self._store.count_by_document(self._filters):
             raise InputError(
                 f"there is no document {document!r} among those that may be read here; list_documents names "
                 "them"
             )
+
+
+def _to_filters(wanted: Mapping[str, FilterValue]) -> MetadataFilters | None:
+    if odd := [key for key in wanted if "=" in key]:
+        raise InputError(f"the filter's key is {odd[0]!r}; expected a metadata key, which has no '='")
+    return parse_filters([f"{key}={_spell(value)}" for key, value in wanted.items()])
 
 
 def _spell(value: FilterValue) -> str:

@@ -60,13 +60,13 @@ class TokenGate:
     """
 
     def __init__(self, app: App, token: str) -> None:
-        self._app = app
+        self.app = app
         self._token = token.encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one connection."""
         if scope["type"] == "lifespan" or self._is_known(scope):
-            await self._app(scope, receive, send)
+            await self.app(scope, receive, send)
         elif scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1008})
         elif scope["method"] == "GET" and self._matches(_query_token(scope)):
@@ -107,8 +107,8 @@ def _cookie_token(header: bytes) -> bytes:
 
 
 def _query_token(scope: Scope) -> bytes:
-    (token, *_) = parse_qs(scope["query_string"].decode("latin-1")).get("token", [""])
-    return token.encode("utf-8")
+    query: bytes = scope["query_string"]
+    return parse_qs(query.decode("latin-1")).get("token", [""])[0].encode()
 
 
 def _path(scope: Scope) -> bytes:

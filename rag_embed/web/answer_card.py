@@ -90,7 +90,9 @@ def _remarks(turn: Turn) -> list[str]:
     if turn.unranked:
         remarks.append(turn.unranked)
     if turn.left_out:
-        remarks.append(f"{len(turn.left_out)} more passages were found and did not fit into the LLM's context.")
+        remarks.append(
+            f"{len(turn.left_out)} more passages were found and did not fit into the LLM's context."
+        )
     if turn.cut is not None:
         remarks.append(f"Of the only passage that was shown, {turn.cut[0]} of {turn.cut[1]} tokens fitted.")
     return remarks

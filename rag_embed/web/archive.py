@@ -111,7 +111,9 @@ class Archive:
 def _checked(name: str) -> str:
     """Let no address of a page name a file that is not a conversation."""
     if not _ID.fullmatch(name):
-        raise InputError(f"{name[:80]!r} is no id of a conversation; open one from the list, or begin a new one")
+        raise InputError(
+            f"{name[:80]!r} is no id of a conversation; open one from the list, or begin a new one"
+        )
     return name
 
 

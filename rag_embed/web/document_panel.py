@@ -77,14 +77,14 @@ class DocumentPanel:
         self._citation: Citation | None = None
         self._span = (0, 0)
         self._opener = ""
-        with ui.right_drawer(value=False, bordered=True).props("width=520 breakpoint=1100") as self._drawer:
+        with ui.right_drawer(value=False, bordered=True, bottom_corner=True).props(
+            "width=520 breakpoint=1100"
+        ) as self._drawer:
             self._drawer.classes("document-panel").props('role="region" aria-label="Document"')
             with ui.row().classes("w-full items-start no-wrap"):
                 self._title = ui.label().classes("panel-title grow").props("role=heading aria-level=2")
-                self._close_button = (
-                    ui.button(icon="close", on_click=self.close)
-                    .props('flat round dense aria-label="Close the document"')
-                    .mark("close-document")
+                self._close_button = ui.button(icon="close", on_click=self.close).props(
+                    'flat round dense aria-label="Close the document"'
                 )
             self._place = ui.label().classes("muted")
             self._body = ui.column().classes("w-full panel-body")

@@ -1,4 +1,4 @@
-"""The collections of one place, opened when they are needed, shared by all conversations; and files put in."""
+"""The collections of one place, opened when they are needed and shared by all; and files put into them."""
 
 from __future__ import annotations
 
@@ -100,7 +100,11 @@ class Library:
             self._shelves[collection] = shelf
             return shelf
 
-    def add(self, collection: str, owner: str, name: str, data: bytes, *, tell: Tell) -> tuple[str, int]:
+    def count(self, collection: str) -> int:
+        """Count the chunks of a collection, opening it if it is not open."""
+        return self.shelf(collection).store.count()
+
+    def add(self, collection: str, owner: str, name: str, data: bytes, *, tell: Tell) -> int:
         """Read a file and put it into a collection; the same name of the same owner replaces.
 
         Args:
@@ -111,7 +115,7 @@ class Library:
             tell: Called with what is being done.
 
         Returns:
-            The document's id, and how many chunks it has.
+            How many chunks it has.
 
         Raises:
             InputError: It cannot be read, or holds no text.
@@ -138,7 +142,7 @@ class Library:
             corpus = Corpus(shelf.store, embed_model=shelf.embed_model, node_parser=parser)
             own = MetadataFilter(key="doc_id", value=[document.node_id], operator=FilterOperator.IN)
             report = corpus.sync([document], scope=MetadataFilters(filters=[own]))
-        return document.node_id, report.chunks
+        return report.chunks
 
     def close(self) -> None:
         """Close every collection that was opened."""
@@ -154,4 +158,8 @@ def _clean(name: str) -> str:
     if not clean:
         raise InputError(f"the file is called {name[:80]!r}; expected a name with letters or digits")
     stem, dot, suffix = clean.rpartition(".")
-    return clean if len(clean) <= _NAME_CHARACTERS else f"{(stem or suffix)[:_NAME_CHARACTERS]}{dot}{suffix[:12]}"
+    return (
+        clean
+        if len(clean) <= _NAME_CHARACTERS
+        else f"{(stem or suffix)[:_NAME_CHARACTERS]}{dot}{suffix[:12]}"
+    )

@@ -224,8 +224,8 @@ class Sessions:
             "turns": [turn.to_dict() for turn in session.turns],
         }
         try:
-            self.archive.save(
-                session.owner, session.session_id, title=session.turns[0].question, data=data
-            )
+            self.archive.save(session.owner, session.session_id, title=session.turns[0].question, data=data)
         except OSError as error:
-            session.failure = f"the conversation could not be saved ({error}); it is lost when the server ends"
+            session.failure = (
+                f"the conversation could not be saved ({error}); it is lost when the server ends"
+            )
