@@ -260,4 +260,7 @@ class ChatPage:
 
 
 def _scroll_to_end() -> None:
-    ui.run_javascript("setTimeout(() => window.scrollTo({top: document.body.scrollHeight}), 50)")
+    # Twice: at once, and when what is new has found its height.
+    ui.run_javascript(
+        "for (const wait of [50, 400]) setTimeout(() => window.scrollTo({top: document.body.scrollHeight}), wait)"
+    )

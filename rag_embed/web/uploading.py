@@ -54,34 +54,33 @@ class DropZone:
 
     async def _take(self, event: events.UploadEventArguments) -> None:
         file, collection = event.file, self._session.choices.collection
+        news = f"{file.name}: received"
+
+        def tell(stage: str) -> None:
+            nonlocal news
+            news = f"{file.name}: {stage} …"
+
         with self._notices(), ui.row().classes("notice no-wrap items-center") as row:
+            row.props("role=status")
             spinner = ui.spinner(size="1.2em")
-            label = ui.label(f"{file.name}: received").classes("grow").style("overflow-wrap: anywhere")
-        row.props("role=status")
-        stage = "received"
-
-        def tell(what: str) -> None:
-            nonlocal stage
-            stage = what
-
-        timer = ui.timer(0.2, lambda: label.set_text(f"{file.name}: {stage} …"))
+            label = ui.label(news).classes("grow").style("overflow-wrap: anywhere")
+            # The work is done on another thread, which may not touch the page.
+            timer = ui.timer(0.2, lambda: label.set_text(news))
         try:
-            data = await file.read()
             chunks = await asyncio.to_thread(
-                self._library.add, collection, self._session.owner, file.name, data, tell=tell
+                self._library.add, collection, self._session.owner, file.name, await file.read(), tell=tell
             )
-            text = f"{file.name} is ready: {chunks} passages in {collection}. Ask about it."
+            news = f"{file.name} is ready: {chunks} passages in {collection}. Ask about it."
         except (RagEmbedError, OSError) as error:
-            text = f"{file.name} was not added: {error}"
+            news = f"{file.name} was not added: {error}"
             row.classes("failure", remove="notice")
         except Exception as error:
             logger.exception("a file was not added")
-            text = f"{file.name} was not added: {type(error).__name__}: {error}"
+            news = f"{file.name} was not added: {type(error).__name__}: {error}"
             row.classes("failure", remove="notice")
-        finally:
-            timer.cancel()
-            spinner.delete()
-        label.set_text(text)
+        timer.cancel()
+        spinner.delete()
+        label.set_text(news)
         self._upload.reset()
 
     def _say(self, text: str) -> None:

@@ -101,11 +101,16 @@ class Visitor:
 
     def open(self, path: str = "/") -> None:
         self.driver.get(self.address + path)
-        self.wait(lambda: self.first("textarea") and "passages in" in self.text or "is empty" in self.text)
+        self.wait(lambda: self.answers() or "passages in" in self.text or "is empty" in self.text)
 
     @property
     def text(self) -> str:
         return self.driver.find_element(By.TAG_NAME, "body").text
+
+    @property
+    def focused(self) -> str | None:
+        """What a screen reader calls that which has the keyboard."""
+        return self.driver.switch_to.active_element.get_attribute("aria-label")
 
     def all(self, selector: str) -> list[WebElement]:
         return self.driver.find_elements(By.CSS_SELECTOR, selector)
@@ -131,6 +136,11 @@ class Visitor:
         found: WebElement = self.wait(lambda: self.find_shown(selector))[0]
         return found
 
+    def click(self, selector: str) -> None:
+        element = self.find(selector)
+        self.driver.execute_script("arguments[0].scrollIntoView({block: 'center'})", element)
+        element.click()
+
     def ask(self, question: str) -> None:
         box = self.find(".question-input textarea")
         box.send_keys(question)
@@ -144,7 +154,7 @@ class Visitor:
         return self.answers()[-1]
 
     def choose(self, label: str, value: str) -> None:
-        self.find(f"[aria-label='{label}']").click()
+        self.find(f".q-select:has([aria-label='{label}'])").click()
         self.wait(lambda: [each for each in self.all("[role=option]") if each.text == value])[0].click()
 
     def picture(self, name: str) -> None:
@@ -185,89 +195,161 @@ def write(folder: Path, name: str, text: str | bytes) -> Path:
 
 def test_a_whole_visit(tmp_path: Path) -> None:
     llm = ("--llm", "tests.web_llms:TalkativeLLM")
-    with serving(tmp_path, *llm) as address:
-        with visiting(address) as visitor:
-            visitor.open()
-            assert "The collection documents is empty" in visitor.text
-            visitor.choose("LLM", "Quotes, no LLM")
+    with serving(tmp_path, *llm) as address, visiting(address) as visitor:
+        visitor.open()
+        assert "The collection documents is empty" in visitor.text
+        visitor.choose("LLM", "Quotes, no LLM")
 
-            drop(visitor, write(tmp_path, "ferry.txt", FERRY), write(tmp_path, "café.md", CAFE))
-            visitor.wait(lambda: "ferry.txt is ready: 1 passages" in visitor.text)
-            visitor.wait(lambda: "café.md is ready:" in visitor.text)
-            drop(visitor, write(tmp_path, "broken.pdf", b"%PDF-1.4 not really"))
-            visitor.wait(lambda: "broken.pdf was not added: " in visitor.text)
+        drop(visitor, write(tmp_path, "ferry.txt", FERRY), write(tmp_path, "café.md", CAFE))
+        visitor.wait(lambda: "ferry.txt is ready: 1 passages" in visitor.text)
+        visitor.wait(lambda: "café.md is ready:" in visitor.text)
+        drop(visitor, write(tmp_path, "broken.pdf", b"%PDF-1.4 not really"))
+        visitor.wait(lambda: "broken.pdf was not added: " in visitor.text)
 
-            visitor.ask("Do bicycles cost anything?")
-            answer = visitor.wait_for_answers(1)
-            assert "Bicycles travel free of charge, dogs pay half." in answer
-            assert "/c/" in visitor.driver.current_url
-            visitor.find(".answer .citation").click()
-            passage = visitor.find(".document-text .quote")
-            assert passage.text == "Bicycles travel free of charge, dogs pay half."
-            shown = "".join(
-                each.get_attribute("textContent") or "" for each in visitor.all(".document-text .piece")
-            )
-            assert shown == FERRY
-            assert "ferry.txt" in visitor.find(".document-panel .panel-title").text
-            visitor.find(".document-panel .reasons").click()
-            visitor.wait(lambda: "similarity 0." in visitor.find(".document-panel").text)
-            visitor.picture("document")
-            visitor.wait(lambda: visitor.driver.switch_to.active_element.get_attribute("aria-label"))
-            visitor.find("[aria-label='Close the document']").click()
-            visitor.wait(lambda: not visitor.find_shown(".document-text"))
+        visitor.ask("Do bicycles cost anything?")
+        answer = visitor.wait_for_answers(1)
+        assert "Bicycles travel free of charge, dogs pay half." in answer
+        assert "/c/" in visitor.driver.current_url
+        visitor.click(".answer .citation")
+        passage = visitor.find(".document-text .quote")
+        assert passage.text == "Bicycles travel free of charge, dogs pay half."
+        shown = "".join(
+            each.get_attribute("textContent") or "" for each in visitor.all(".document-text .piece")
+        )
+        assert shown == FERRY
+        assert "ferry.txt" in visitor.find(".document-panel .panel-title").text
+        visitor.wait(lambda: visitor.focused == "Close the document")
+        visitor.find(".document-panel .reasons").click()
+        visitor.wait(lambda: "similarity 0." in visitor.find(".document-panel").text)
+        visitor.picture("document")
+        visitor.find("[aria-label='Close the document']").click()
+        visitor.wait(lambda: visitor.focused == "Source 1: ferry.txt")
 
-            visitor.choose("LLM", "TalkativeLLM")
-            visitor.ask("When does the café open?")
-            visitor.wait(lambda: visitor.all(".talk .q-spinner"))
-            seen = set()
+        visitor.choose("LLM", "TalkativeLLM")
+        visitor.ask("When does the café open?")
+        visitor.wait(lambda: visitor.all(".talk .q-spinner"))
+        seen = set()
 
-            def stream_grows() -> bool:
-                text = visitor.find(".talk .answer-text.grow").text
-                seen.add(text)
-                return len([each for each in seen if each]) >= 3
+        def stream_grows() -> bool:
+            text = visitor.find(".talk .answer-text.grow").text
+            seen.add(text)
+            return len([each for each in seen if each]) >= 3
 
-            visitor.wait(stream_grows)
-            answer = visitor.wait_for_answers(2)
-            assert "You asked: When does the café open? See" in answer
-            assert [each.text for each in visitor.all(".answer-text .citation")] == ["[1]"]
-            assert "[77]" in answer  # a number that cites nothing stays what it is: text
+        visitor.wait(stream_grows)
+        answer = visitor.wait_for_answers(2)
+        assert "You asked: When does the café open? See" in answer
+        assert [each.text for each in visitor.all(".answer-text .citation")] == ["[1]"]
+        assert "[77]" in answer  # a number that cites nothing stays what it is: text
 
-            visitor.ask("fail now")
-            answer = visitor.wait_for_answers(3)
-            assert FAILURE in answer
-            assert "You asked:" in answer  # what had come is not lost
-            visitor.ask("Please go on slowly")
-            visitor.find("[aria-label='Stop the answer']").click()
-            answer = visitor.wait_for_answers(4)
-            assert "stopped" in answer
-            url = visitor.driver.current_url
+        visitor.ask("fail now")
+        answer = visitor.wait_for_answers(3)
+        assert FAILURE in answer
+        assert "You asked:" in answer  # what had come is not lost
+        visitor.ask("Please go on slowly")
+        visitor.find("[aria-label='Stop the answer']").click()
+        answer = visitor.wait_for_answers(4)
+        assert "stopped" in answer
+        path = visitor.driver.current_url.removeprefix(address)
 
-            visitor.driver.refresh()
-            assert visitor.wait_for_answers(4) == answer
-            assert "Bicycles travel free of charge" in visitor.answers()[0]
-            assert [each.text for each in visitor.all(".history-link")] == ["Do bicycles cost anything?"]
-            visitor.picture("conversation")
+        visitor.driver.refresh()
+        assert visitor.wait_for_answers(4) == answer
+        assert "Bicycles travel free of charge" in visitor.answers()[0]
+        assert [each.text for each in visitor.all(".history-link")] == ["Do bicycles cost anything?"]
+        visitor.picture("conversation")
 
-            visitor.driver.set_window_size(390, 800)
-            visitor.driver.refresh()
-            visitor.wait_for_answers(4)
-            width = visitor.driver.execute_script("return document.documentElement.scrollWidth")
-            assert width <= visitor.driver.execute_script("return window.innerWidth")
-            visitor.find(".answer .citation").click()
-            panel = visitor.find(".document-panel")
-            assert panel.rect["x"] >= 0
-            assert panel.rect["width"] <= 390
-            visitor.picture("narrow")
-            cookies = visitor.driver.get_cookies()
+        visitor.driver.set_window_size(390, 800)
+        visitor.driver.refresh()
+        visitor.wait_for_answers(4)
+        width = visitor.driver.execute_script("return document.documentElement.scrollWidth")
+        assert width <= visitor.driver.execute_script("return window.innerWidth")
+        visitor.click(".answer .citation")
+        panel = visitor.find(".document-panel")
+        assert panel.rect["x"] >= 0
+        assert panel.rect["width"] <= 390
+        visitor.picture("narrow")
+        cookies = visitor.driver.get_cookies()
         # The server ends, and comes again: the browser still finds its conversation, another does not.
-    with serving(tmp_path, *llm, "--port", address.rpartition(":")[2]) as address:
-        with visiting(address) as visitor:
-            visitor.open()
-            visitor.driver.get(url)
-            visitor.wait(lambda: "not one of this browser's" in visitor.text)
-            assert visitor.answers() == []
-            visitor.driver.delete_all_cookies()
-            for cookie in cookies:
-                visitor.driver.add_cookie(cookie)
-            visitor.driver.get(url)
-            visitor.wait_for_answers(4)
+    with serving(tmp_path, *llm) as address, visiting(address) as visitor:
+        visitor.open(path)
+        visitor.wait(lambda: "not one of this browser's" in visitor.text)
+        assert visitor.answers() == []
+        visitor.driver.delete_all_cookies()
+        for cookie in cookies:
+            visitor.driver.add_cookie(cookie)
+        visitor.open(path)
+        visitor.wait_for_answers(4)
+
+
+TAGS = (
+    "img src=x onerror=A",
+    "svg onload=A",
+    "iframe srcdoc='<script>A</script>'",
+    "body onload=A",
+    "input autofocus onfocus=A",
+)
+PAYLOADS = [
+    "<script>A</script>",
+    "</script><script>A</script>",
+    "<scr<script>ipt>A</scr</script>ipt>",
+    *(f"<{tag}>" for tag in TAGS),
+    *(f'"><{tag}>' for tag in TAGS),
+    *(f"'><{tag}>" for tag in TAGS),
+    *(f"</div></label><{tag}>" for tag in TAGS),
+    *(f"&lt;{tag}&gt;" for tag in TAGS),
+    *(f"<!--><{tag}>-->" for tag in TAGS),
+    "{{ constructor.constructor('A')() }}",
+    "{{A}}",
+    "${A}",
+    "`;A;`",
+    "'; A; '",
+    '"; A; "',
+    "javascript:A",
+    "[link](javascript:A)",
+    '![image](x"onerror="A)',
+    "<a href=javascript:A>here</a>",
+    "<style>body{display:none}</style>",
+    "<link rel=stylesheet href=http://evil.example/x.css>",
+    "<base href=http://evil.example/>",
+    "<meta http-equiv=refresh content='0;url=http://evil.example'>",
+    "<form action=http://evil.example><button>x</button></form>",
+    "<math><mtext><table><mglyph><style><img src=x onerror=A>",
+    "<template><script>A</script></template>",
+    "\u2028<script>A</script>\u2029",
+]
+"""What would set `window.hacked`, or change the page, if anything took it for more than text."""
+
+
+def test_markup_does_nothing_but_show(tmp_path: Path) -> None:
+    payloads = [payload.replace("A", "window.hacked=1") for payload in PAYLOADS]
+    assert len(payloads) >= 50
+    document = "\n\n".join(
+        f"Payload number {n} is {payload} as you see." for n, payload in enumerate(payloads)
+    )
+    name = "<img src=x onerror=window.hacked=1>.txt"
+    llm = ("--llm", "tests.web_llms:TalkativeLLM")
+    with serving(tmp_path, *llm) as address, visiting(address) as visitor:
+        visitor.open()
+        drop(visitor, write(tmp_path, name, document))
+        visitor.wait(lambda: f"{name} is ready" in visitor.text)
+        question = "number 3? " + " ".join(payloads[:24:3])
+        visitor.ask(question)
+        visitor.wait_for_answers(1)
+        assert visitor.find(".question").text == question
+        assert visitor.find(".history-link").get_attribute("textContent").startswith("number 3? <script>")
+        visitor.click(".answer .citation")
+        visitor.find(".document-text")
+        while buttons := [each for each in visitor.all(".document-panel button") if "Show more" in each.text]:
+            buttons[0].click()
+            time.sleep(0.5)
+        shown = "".join(
+            each.get_attribute("textContent") or "" for each in visitor.all(".document-text .piece")
+        )
+        assert shown == document
+        visitor.choose("LLM", "Quotes, no LLM")
+        visitor.ask("Which payload number is 7?")
+        visitor.wait_for_answers(2)
+        visitor.driver.refresh()
+        visitor.wait_for_answers(2)
+        assert visitor.driver.execute_script("return window.hacked") is None
+        for tag in ("iframe", "form[action]", "base", "template", "img[src=x]", ".talk svg", ".talk style"):
+            assert visitor.all(tag) == [], tag
