@@ -84,7 +84,8 @@ class Archive:
     def save(self, owner: str, conversation_id: str, *, title: str, data: Mapping[str, Any]) -> None:
         """Write a conversation, all of it or nothing."""
         path = self._path(owner, conversation_id)
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for folder in (path.parent.parent, path.parent):
+            folder.mkdir(mode=0o700, exist_ok=True)
         title = " ".join(title.split())
         shown = title if len(title) <= _TITLE_CHARACTERS else f"{title[: _TITLE_CHARACTERS - 1]}…"
         text = json.dumps({**data, "title": shown}, ensure_ascii=True)

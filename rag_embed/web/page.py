@@ -262,5 +262,6 @@ class ChatPage:
 def _scroll_to_end() -> None:
     # Twice: at once, and when what is new has found its height.
     ui.run_javascript(
-        "for (const wait of [50, 400]) setTimeout(() => window.scrollTo({top: document.body.scrollHeight}), wait)"
+        "for (const wait of [50, 400])"
+        " setTimeout(() => window.scrollTo({top: document.body.scrollHeight}), wait)"
     )
