@@ -7,7 +7,7 @@ QUERY ?=
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help install fmt check test test-all bench demo clean
+.PHONY: help install fmt check test test-all bench chat demo clean
 
 help:  ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -20,6 +20,10 @@ $(BIN)/python:
 $(VENV)/.user: $(BIN)/python pyproject.toml constraints.txt
 	$(PIP) torch
 	$(PIP) --editable '.[local,cli,files]'
+	@touch $@
+
+$(VENV)/.web: $(VENV)/.user
+	$(PIP) --editable '.[local,cli,files,web]'
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.user
@@ -50,6 +54,10 @@ test-all: $(VENV)/.bench  ## Run the slow tests too
 
 bench: $(VENV)/.bench  ## Measure everything and render docs/benchmarks.md
 	$(BIN)/python -m benchmarks
+
+chat: $(VENV)/.web  ## Talk to documents in the browser, at http://127.0.0.1:8000; DOCS=folder indexes one first
+	$(if $(DOCS),$(BIN)/rag-embed index "$(DOCS)",@true)
+	$(BIN)/rag-embed chat --web
 
 demo: $(VENV)/.user  ## Show isolated chunks, chunks in context, and these with words; DOCS=folder QUERY="..." for your own
 	$(BIN)/rag-embed demo $(if $(DOCS),--docs "$(DOCS)") $(if $(QUERY),--query "$(QUERY)")

@@ -100,6 +100,7 @@ def test_the_rings_are_complete() -> None:
         "evaluation",
         "training",
         "chat",
+        "serving",
         "cli",
         "web",
         "testing",

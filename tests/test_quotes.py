@@ -8,11 +8,10 @@ import pytest
 
 from rag_embed import ContextualEmbedding, QdrantChunkStore
 from rag_embed.chat.conversation import Conversation
-from rag_embed.chat.documents import list_documents, read_document
 from rag_embed.chat.quotes import find_regions, quote_best, quote_passages
 from rag_embed.chat.searching import Searcher
 from rag_embed.chat.sentences import split_sentences
-from rag_embed.errors import InputError
+from rag_embed.llamaindex.stored_document import StoredDocument
 from tests.chats import CAFE, FERRY, TEXTS, open_searcher
 
 ASSERT = """The "assert" statement
@@ -118,19 +117,9 @@ def test_each_passage_gets_the_sentence_nearest_to_the_question() -> None:
 
 def test_a_document_is_read_with_the_characters_that_passages_name() -> None:
     searcher = open_searcher()
-    found = read_document(searcher.store, "cafe.md")
-    assert (found.text, found.title, found.is_whole) == (CAFE.rstrip(), "cafe.md", True) or found.text == CAFE
     for passage in searcher.search("beans").passages:
-        text = read_document(searcher.store, passage.document).text
-        assert text[passage.start : passage.end] == passage.text
-    listed = list_documents(searcher.store)
-    assert [(each.document, each.title) for each in listed] == [
-        ("cafe.md", "cafe.md"),
-        ("ferry.md", "ferry.md"),
-    ]
-    assert sum(each.chunks for each in listed) == searcher.store.count()
-    with pytest.raises(InputError, match=r"no document 'tram.md' in this index"):
-        read_document(searcher.store, "tram.md")
+        (stretch,) = StoredDocument.fetch(searcher.store, passage.document).read(passage.start, passage.end)
+        assert stretch.text == passage.text == TEXTS[passage.document][passage.start : passage.end]
 
 
 def test_a_document_of_which_a_part_is_missing_says_so_and_is_quoted_all_the_same() -> None:
@@ -138,10 +127,7 @@ def test_a_document_of_which_a_part_is_missing_says_so_and_is_quoted_all_the_sam
     store = searcher.store
     gone = next(node for node in store.get_nodes() if "seven in the morning" in node.get_content())
     store.delete_nodes([gone.node_id])
-    found = read_document(store, "cafe.md")
-    assert not found.is_whole
-    at = CAFE.index("She learned")
-    assert found.text[at : at + 33] == "She learned the trade in Trieste."
+    assert not StoredDocument.fetch(store, "cafe.md").is_whole
     turn = Conversation(searcher).ask("Where did the owner learn?")
     quote = turn.citations[0].quote
     assert quote is not None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import threading
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping
 from typing import Any, TypeAlias
 
 from llama_index.core.instrumentation import get_dispatcher
@@ -79,7 +79,9 @@ class Conversation:
         yield from self._write(draft, by_tokens=True)
         yield draft.turn
 
-    async def astream(self, question: str, *, filters: MetadataFilters | None = None) -> AsyncIterator[Piece]:
+    async def astream(
+        self, question: str, *, filters: MetadataFilters | None = None
+    ) -> AsyncGenerator[Piece, None]:
         """Do what `stream` does; the work is done on a thread of its own, so that the event loop is free.
 
         Closing the iterator, or cancelling the task that awaits it, stops the answer at its next token.

@@ -15,7 +15,6 @@ import numpy as np
 from jaxtyping import Float
 from llama_index.core.schema import BaseNode
 
-from rag_embed.chat.documents import fetch_nodes
 from rag_embed.chat.passages import Passage
 from rag_embed.chat.sentences import split_sentences
 from rag_embed.chat.turns import Quote
@@ -27,6 +26,7 @@ from rag_embed.guards import compares_tokens
 from rag_embed.late_interaction import TokenVectors
 from rag_embed.llamaindex import ContextualEmbedding
 from rag_embed.llamaindex.context import group_by_context, rebuild_context, shared_metadata
+from rag_embed.llamaindex.store_access import StoreAccess
 from rag_embed.max_sim import TokenForm, max_sims, to_units
 from rag_embed.qdrant import QdrantChunkStore
 from rag_embed.spans import CharSpan
@@ -150,7 +150,7 @@ def find_regions(
     A sentence that two passages share is the first one's. Passages without a sentence of their own have no
     region.
     """
-    nodes = fetch_nodes(store, [passage.document for passage in passages])
+    nodes = StoreAccess(store).get_documents([passage.document for passage in passages])
     contexts, _ = group_by_context(nodes, need_stamps=False)
     homes = {node.node_id: name for name, members in contexts.items() for node, _ in members}
     texts = {

@@ -11,6 +11,7 @@ from rag_embed.cli import options as opt
 from rag_embed.cli.output import Output
 from rag_embed.cli.preparing import make_place, open_existing, open_searcher, read_questions
 from rag_embed.cli.records import passages_as_json, turn_as_json
+from rag_embed.cli.serving import serve_page
 from rag_embed.errors import InputError
 
 
@@ -57,13 +58,19 @@ def chat(
         Optional[list[str]],  # noqa: UP045
         typer.Option("--llm-arg", metavar="KEY=VALUE", help="Argument of the LLM. Repeatable."),
     ] = None,
+    web: Annotated[bool, typer.Option("--web", help="Serve a page to talk in, in the browser.")] = False,
+    history: opt.History = None,
+    listening: opt.ListenChoice,
     top_k: opt.TopK = 8,
     finding: opt.SearchChoice,
     place: opt.PlaceChoice,
     embedding: opt.ModelChoice,
     json: opt.Json = False,
 ) -> None:
-    """Talk to an index; questions come from standard input. /reset forgets what was said, /quit ends."""
+    """Talk to an index; questions come from standard input. /reset forgets what was said, /quit ends.
+
+    With --web a page in the browser does the same, and takes files.
+    """
     from rag_embed.chat.conversation import Conversation, converse
     from rag_embed.chat.llms import load_llm
 
@@ -72,6 +79,17 @@ def chat(
         language_model = load_llm(llm, llm_arg or []) if llm else None
     except InputError as error:
         raise typer.BadParameter(str(error)) from error
+    if web:
+        serve_page(
+            {llm.rpartition(":")[2]: language_model} if llm and language_model else {},
+            listening=listening,
+            history=history,
+            top_k=top_k,
+            finding=finding,
+            place=place,
+            embedding=embedding,
+        )
+        return
     failures = 0
     with open_searcher(place, embedding, finding, top_k=top_k, output=output) as searcher:
         conversation = Conversation(searcher, language_model)

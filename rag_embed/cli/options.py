@@ -166,6 +166,20 @@ Html = Annotated[
     Optional[Path],  # noqa: UP045
     Option(callback=check_writable, help="Write the report as an HTML page."),
 ]
+Host = Annotated[
+    str, Option("--host", help="Address to serve at; another than this machine's own needs a token.")
+]
+Port = Annotated[int, Option("--port", min=1, max=65535, help="Port to serve at.")]
+Token = Annotated[
+    Optional[str],  # noqa: UP045
+    Option("--token", envvar="RAG_EMBED_TOKEN", show_envvar=True, help="What clients have to say."),
+]
+History = Annotated[
+    Optional[Path],  # noqa: UP045
+    Option(
+        "--history", help="With --web: folder of the conversations. Default: beside the store, with -chat."
+    ),
+]
 Json = Annotated[bool, Option("--json", help="JSON on standard output, and nothing else there.")]
 Query = Annotated[str, Argument(callback=check_unicode, help="The question.", show_default=False)]
 
@@ -207,6 +221,20 @@ class SearchChoice:
     candidates: Candidates = 50
     rerank: RerankOption = Rerank.AUTO
     filters: Filter = None
+
+
+@dataclass(frozen=True, slots=True)
+class ListenChoice:
+    """Where to serve, and whom."""
+
+    host: Host = "127.0.0.1"
+    port: Port = 8000
+    token: Token = None
+
+    @property
+    def address(self) -> str:
+        """The server as a URL, without a path."""
+        return f"http://{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}"
 
 
 def spread(command: Callable[..., None]) -> Callable[..., None]:

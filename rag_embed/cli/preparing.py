@@ -17,6 +17,8 @@ from rag_embed.cli.output import Output
 from rag_embed.errors import InputError
 
 if TYPE_CHECKING:
+    from llama_index.core.vector_stores.types import MetadataFilters
+
     from rag_embed.chat.searching import Searcher
     from rag_embed.cli.opening import ModelOptions, Place
     from rag_embed.cli.reading import Reading
@@ -124,6 +126,16 @@ def open_existing(
         yield found
 
 
+def read_filters(pairs: list[str] | None) -> MetadataFilters | None:
+    """Read what --filter says."""
+    from rag_embed.chat.filters import parse_filters
+
+    try:
+        return parse_filters(pairs or [])
+    except InputError as error:
+        raise typer.BadParameter(str(error)) from error
+
+
 @contextmanager
 def open_searcher(
     index: opt.PlaceChoice,
@@ -134,13 +146,9 @@ def open_searcher(
     output: Output,
 ) -> Iterator[Searcher]:
     """Open a collection that must hold something, with the model it was made with."""
-    from rag_embed.chat.filters import parse_filters
     from rag_embed.chat.searching import Searcher
 
-    try:
-        conditions = parse_filters(finding.filters or [])
-    except InputError as error:
-        raise typer.BadParameter(str(error)) from error
+    conditions = read_filters(finding.filters)
     place = make_place(index)
     with open_existing(place, output, return_vectors=True) as (chunk_store, schema):
         if not chunk_store.count():

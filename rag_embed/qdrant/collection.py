@@ -5,6 +5,7 @@ Each method is one coroutine over the port; the store runs it blocking or on an 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -20,7 +21,7 @@ from llama_index.core.vector_stores.types import (
 from qdrant_client import models
 
 from rag_embed.errors import InputError, MissingVectorError
-from rag_embed.qdrant.filters import all_of, has_node_ids, is_of_documents, to_condition
+from rag_embed.qdrant.filters import DOCUMENT_KEY, all_of, has_node_ids, is_of_documents, to_condition
 from rag_embed.qdrant.hybrid import to_hybrid_search, to_lexical_search, to_token_search
 from rag_embed.qdrant.legs import TOKENS_NAME, check_tokens
 from rag_embed.qdrant.plan import CollectionPlan
@@ -181,6 +182,15 @@ class Collection:
         """Count the chunks that pass the filters."""
         condition = to_condition(filters)
         return await engine.count(condition) if await self._schema(engine) is not None else 0
+
+    async def count_by_document(self, engine: Engine, filters: MetadataFilters | None) -> dict[str, int]:
+        """Count the chunks of each document, reading no more of them than whose they are."""
+        condition = to_condition(filters)
+        if await self._schema(engine) is None:
+            return {}
+        points = await scroll_all(engine, condition, None, keys=[DOCUMENT_KEY])
+        counts = Counter(str(point.payload.get(DOCUMENT_KEY, NO_DOCUMENT)) for point in points)
+        return {document: counts[document] for document in sorted(counts) if document != NO_DOCUMENT}
 
     async def query(
         self, engine: Engine, query: VectorStoreQuery, *, with_vectors: bool, options: Mapping[str, object]

@@ -27,6 +27,18 @@ class StoreReading(StoreLifecycle):
         """Do what `count` does, awaiting."""
         return await self._arun(lambda engine: self._collection.count(engine, filters))
 
+    def count_by_document(self, filters: MetadataFilters | None = None) -> dict[str, int]:
+        """Count the chunks of each document, of those that pass the filters.
+
+        Returns:
+            By document id, in the order of the ids. Chunks that belong to no document are not in it.
+        """
+        return self._run(lambda engine: self._collection.count_by_document(engine, filters))
+
+    async def acount_by_document(self, filters: MetadataFilters | None = None) -> dict[str, int]:
+        """Do what `count_by_document` does, awaiting."""
+        return await self._arun(lambda engine: self._collection.count_by_document(engine, filters))
+
     def query(self, query: VectorStoreQuery, **kwargs: Any) -> VectorStoreQueryResult:
         """Find chunks by meaning, by words, or by both.
 
