@@ -23,6 +23,7 @@ SCRIPTS = (
     "negation",
     "precision",
     "short_documents",
+    "quotes",
 )
 
 for script in (*SCRIPTS, *([] if "--quick" in sys.argv else ["render"])):

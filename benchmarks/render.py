@@ -17,7 +17,14 @@ from pathlib import Path
 from benchmarks.report import RESULTS, ROOT
 from benchmarks.tables import TABLES, Result
 
-FILES = ("docs/benchmarks.md", "docs/evaluation.md", "docs/models.md", "docs/training.md", "README.md")
+FILES = (
+    "docs/benchmarks.md",
+    "docs/chat.md",
+    "docs/evaluation.md",
+    "docs/models.md",
+    "docs/training.md",
+    "README.md",
+)
 
 
 def fill_tables(text: str, results: Mapping[str, Result]) -> str:

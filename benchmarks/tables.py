@@ -201,6 +201,7 @@ TABLES: Mapping[str, tuple[str, Callable[[Result], str]]] = {
     "token_forms": ("token_forms", token_forms),
     "late_interaction": ("late_interaction", quality.late_interaction),
     "filters": ("filters", quality.filters),
+    "quotes": ("quotes", quality.quotes),
 }
 """Result file and renderer of each table."""
 
