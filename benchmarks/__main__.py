@@ -24,6 +24,7 @@ SCRIPTS = (
     "precision",
     "short_documents",
     "split_layers",
+    "quotes",
 )
 
 for script in (*SCRIPTS, *([] if "--quick" in sys.argv else ["render"])):

@@ -202,6 +202,33 @@ def negation(result: Result) -> str:
     return make_table(["denial nearer than paraphrase", "triplets", "% of triplets"], rows)
 
 
+def quotes(result: Result) -> str:
+    """Share of questions whose quotes hold the answer, by set and by how sentences are chosen."""
+    rows = []
+    for name, entry in result["results"].items():
+        for way, row in entry["rows"].items():
+            held, gain = ([100 * value for value in row[key]] for key in ("held", "gain"))
+            rows.append(
+                [
+                    f"{name}: {way}",
+                    format_interval(held, 1),
+                    format_interval(gain, 1, is_signed=True) if any(gain) else "–",
+                    f"{100 * row['held_by_first'][0]:.1f}",
+                    f"{row['characters']:.0f}",
+                ]
+            )
+        whole = f"{100 * entry['passages_hold']:.1f}"
+        rows.append([f"{name}: the three passages whole", whole, "–", "–", "–"])
+    header = [
+        "set: sentences by",
+        "% held by one of three",
+        "gain in points",
+        "% held by the first",
+        "characters",
+    ]
+    return make_table(header, rows)
+
+
 def _difference(row: Mapping[str, Any] | None, baseline: str, *, is_reversed: bool = False) -> str:
     """The arm over the baseline, or the baseline over the arm."""
     values = (row or {}).get(f"nDCG@10 over {baseline}")

@@ -202,6 +202,7 @@ TABLES: Mapping[str, tuple[str, Callable[[Result], str]]] = {
     "late_interaction": ("late_interaction", quality.late_interaction),
     "filters": ("filters", quality.filters),
     "split_layers": ("split_layers", quality.split_layers),
+    "quotes": ("quotes", quality.quotes),
 }
 """Result file and renderer of each table."""
 

@@ -216,6 +216,23 @@ def test_short_documents_runs(tmp_path):
     assert len(results) == 7
 
 
+def test_quotes_runs(tiny_sets):
+    from benchmarks import quotes
+
+    spans = [f"q{i}\td{i}\t0:22\t1" for i in range(6)]
+    rows = "\n".join(["query_id\tdoc_id\tchar_span\trelevance", *spans])
+    (tiny_sets / "eval" / "cuad_small" / "qrels_spans.tsv").write_text(rows)
+    (entry,) = run_quick(quotes, tiny_sets, "--sets", "cuad_small").values()
+    assert entry["documents"] == 2
+    assert entry["passages_hold"] == 1
+    assert entry["rows"][quotes.OURS]["held"] == [
+        1,
+        1,
+        1,
+    ]  # two documents of three sentences: one cannot miss
+    assert entry["rows"][quotes.BEFORE]["gain"] == [0, 0, 0]
+
+
 def test_legs_runs(tmp_path):
     from benchmarks import legs
 

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from llama_index.core.llms import MockLLM
+from llama_index.core.llms import LLMMetadata, MockLLM
 
 from rag_embed.chat.conversation import Conversation
 from rag_embed.chat.fitting import count_tokens, fit_passages
@@ -82,6 +82,20 @@ def test_an_llm_that_fails_in_the_middle_leaves_what_it_wrote_and_says_why() -> 
     conversation.llm = ScriptedLLM("At seven.")
     assert conversation.ask(QUESTION).error is None
     assert len(conversation.turns) == 2
+
+
+def test_an_llm_that_cannot_say_what_it_reads_is_an_error_of_the_turn() -> None:
+    """Ollama's asks its server for it, which may be down or know no such model."""
+
+    class LostLLM(ScriptedLLM):
+        @property
+        def metadata(self) -> LLMMetadata:
+            raise RuntimeError("model 'm' not found")
+
+    turn = Conversation(open_searcher(), LostLLM()).ask(QUESTION)
+    assert str(turn.error).startswith(
+        "LostLLM gave no answer (RuntimeError: model 'm' not found); check that"
+    )
 
 
 def test_an_llm_that_says_nothing_is_an_error() -> None:

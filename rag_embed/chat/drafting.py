@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 from llama_index.core.base.llms.types import ChatMessage, MessageRole
-from llama_index.core.llms import LLM
+from llama_index.core.llms import LLM, LLMMetadata
 from llama_index.core.memory import ChatMemoryBuffer
 from llama_index.core.vector_stores.types import MetadataFilters
 
@@ -117,8 +117,9 @@ class Draft:
     def _write_with(
         self, llm: LLM, searcher: Searcher, turns: Sequence[Turn], by_tokens: bool
     ) -> Iterator[str]:
-        history = recall_messages(llm, turns)
-        budget = passage_budget(llm, prompt=INSTRUCTIONS, history=history, message=self.question)
+        limits = _read_limits(llm)
+        history = recall_messages(turns, max_tokens=max(1, limits.context_window // 4))
+        budget = passage_budget(limits, prompt=INSTRUCTIONS, history=history, message=self.question)
         self.searched = self._condense(llm, history)
         fitted = fit_passages(self._search(searcher, self.searched), max_tokens=budget)
         self.left_out, self.cut = fitted.left_out, fitted.cut
@@ -170,8 +171,8 @@ class Draft:
         return found.passages
 
 
-def recall_messages(llm: LLM, turns: Sequence[Turn]) -> list[ChatMessage]:
-    """What an LLM is shown of a conversation: its end, in a quarter of what the LLM reads.
+def recall_messages(turns: Sequence[Turn], *, max_tokens: int) -> list[ChatMessage]:
+    """What an LLM is shown of a conversation: its end, in so many tokens.
 
     The oldest messages go first: a long conversation must not take the room of the passages.
     """
@@ -181,8 +182,15 @@ def recall_messages(llm: LLM, turns: Sequence[Turn]) -> list[ChatMessage]:
         if turn.answer
         for role, text in ((MessageRole.USER, turn.question), (MessageRole.ASSISTANT, turn.answer))
     ]
-    room = max(1, llm.metadata.context_window // 4)
-    return ChatMemoryBuffer.from_defaults(chat_history=messages, token_limit=room).get()
+    return ChatMemoryBuffer.from_defaults(chat_history=messages, token_limit=max_tokens).get()
+
+
+def _read_limits(llm: LLM) -> LLMMetadata:
+    """Ask an LLM how much it reads and answers, for which some of them ask their server."""
+    try:
+        return llm.metadata
+    except Exception as error:  # LLMs are third-party code and raise what they like
+        raise _explain(llm, error, after="") from error
 
 
 def _chat(llm: LLM, messages: Sequence[ChatMessage], by_tokens: bool) -> Iterator[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from llama_index.core.llms import LLM, ChatMessage
+from llama_index.core.llms import ChatMessage, LLMMetadata
 from llama_index.core.utils import get_tokenizer
 
 from rag_embed.chat.passages import Passage
@@ -76,11 +76,11 @@ def fit_passages(passages: Sequence[Passage], *, max_tokens: int) -> FittedPassa
     return FittedPassages(_JOINT.join(shown), kept, left_out, cut)
 
 
-def passage_budget(llm: LLM, *, prompt: str, history: Sequence[ChatMessage], message: str) -> int:
+def passage_budget(limits: LLMMetadata, *, prompt: str, history: Sequence[ChatMessage], message: str) -> int:
     """Count what an LLM's context has left for passages.
 
     Args:
-        llm: Says how much it reads and how much it answers.
+        limits: How much the LLM reads and how much it answers.
         prompt: The instructions around the passages.
         history: The conversation so far, as it will be shown.
         message: What the user asks now.
@@ -88,8 +88,8 @@ def passage_budget(llm: LLM, *, prompt: str, history: Sequence[ChatMessage], mes
     Raises:
         ContextOverflowError: Nothing is left.
     """
-    window = llm.metadata.context_window
-    output = llm.metadata.num_output
+    window = limits.context_window
+    output = limits.num_output
     if output <= 0:
         output = min(DEFAULT_OUTPUT_TOKENS, window // 4)
     texts = [prompt, message, *(str(entry.content) for entry in history)]

@@ -62,7 +62,8 @@ def leans(question: str) -> bool:
     content = [word for word in words if word not in EMPTY_WORDS]
     if _ABOUT.search(question[: lead.end()] if lead else ""):
         return True
-    if _PRONOUN.search(_EXPLETIVE.sub(" ", rest)) and not _names_its_subject(rest):
+    pronoun = _PRONOUN.search(meant := _EXPLETIVE.sub(" ", rest))
+    if pronoun and not _is_named(pronoun[0], meant[: pronoun.start()]):
         return True
     has_verb = bool(content) and any(word in VERBS for word in words)
     is_whole = has_verb or (len(content) > 1 and words[0] not in PREPOSITIONS)
@@ -71,11 +72,7 @@ def leans(question: str) -> bool:
     return bool(lead) or not words or words[0] in FRAGMENT_STARTS
 
 
-def _names_its_subject(text: str) -> bool:
-    """Whether a pronoun has a noun before it in the same question: "When does a cat wash its paws?"."""
-    pronoun = _PRONOUN.search(text)
-    assert pronoun is not None
-    before = content_words(text[: pronoun.start()])
-    return len(before) >= 2 or (
-        bool(before) and pronoun[0].lower() in {"its", "their", "his", "her", "itself"}
-    )
+def _is_named(pronoun: str, before: str) -> bool:
+    """Whether what stands before a pronoun has its noun: "When does a cat wash its paws?"."""
+    nouns = len(content_words(before))
+    return nouns >= (1 if pronoun.lower() in {"its", "their", "his", "her", "itself"} else 2)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import Annotated, Optional
 
 import typer
 
@@ -19,9 +19,6 @@ from rag_embed.cli.preparing import (
     read_sources,
 )
 from rag_embed.cli.records import filled_as_json, passages_as_json
-
-if TYPE_CHECKING:
-    pass
 
 
 @opt.spread

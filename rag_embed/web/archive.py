@@ -121,8 +121,8 @@ def _checked(name: str) -> str:
 def _read(path: Path) -> dict[str, Any]:
     try:
         data = json.loads(path.read_text(encoding="ascii"))
-        assert isinstance(data, dict)
-        assert "title" in data
-    except (ValueError, AssertionError) as error:
+    except ValueError as error:
         raise InputError(f"{path} is not what was saved ({error}); move it away, or put it back") from error
+    if not isinstance(data, dict) or "title" not in data:
+        raise InputError(f"{path} is not what was saved (it has no title); move it away, or put it back")
     return data
