@@ -104,10 +104,11 @@ class SmallLLM(MockLLM):
     """Answers "yes" and reads little; remembers what it was given."""
 
     window: int = 300
+    answer: str = "yes [1]"
 
-    def __init__(self, window: int = 300) -> None:
+    def __init__(self, window: int = 300, answer: str = "yes [1]") -> None:
         super().__init__()
-        self.window = window
+        self.window, self.answer = window, answer
 
     @property
     def metadata(self) -> LLMMetadata:
@@ -118,7 +119,7 @@ class SmallLLM(MockLLM):
         PROMPTS.append(prompt)
         if "fail" in prompt:
             raise ConnectionError("no route to it")
-        return CompletionResponse(text="yes [1]")
+        return CompletionResponse(text=self.answer)
 
 
 SMALL = ("--llm", f"{__name__}:SmallLLM")
@@ -431,6 +432,12 @@ def test_a_failed_question_is_an_error_and_not_the_end(run: Run, indexed: Path) 
     assert "the LLM reads 300 tokens" in long["error"]
     assert failed["error"].startswith("SmallLLM gave no answer (ConnectionError: no route to it)")
     assert short["answer"] == "yes [1]"
+
+
+def test_a_citation_that_is_made_up_is_said(run: Run, indexed: Path) -> None:
+    arguments = (*SMALL, "--llm-arg", "answer=at seven [1, 9]")
+    assert "the answer cites [9], which no passage has" in run("chat", *arguments, input="When?\n").stderr
+    assert json.loads(run("chat", *arguments, "--json", input="When?\n").stdout)["unknown_numbers"] == [9]
 
 
 def test_an_llm_remembers_the_conversation(run: Run, indexed: Path) -> None:

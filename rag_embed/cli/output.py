@@ -156,6 +156,9 @@ class Output:
             self._out.print()
             for citation in written_from:
                 self._out.print(Text(f"[{citation.number}] {citation.place}", style="cyan"))
+        if turn.unknown_numbers:
+            numbers = ", ".join(f"[{number}]" for number in turn.unknown_numbers)
+            self.note(f"the answer cites {numbers}, which no passage has", style="yellow")
         if turn.unranked is not None:
             self.note(turn.unranked, style="yellow")
         if turn.cut is not None:

@@ -51,6 +51,7 @@ def turn_as_json(turn: Turn) -> dict[str, object]:
         "question": turn.question,
         "answer": turn.answer,
         "citations": [cite(citation) for citation in turn.citations],
+        "unknown_numbers": turn.unknown_numbers,
         "left_out": [place(passage, passage.score) for passage in turn.left_out],
         "cut": None if turn.cut is None else {"shown_tokens": turn.cut[0], "total_tokens": turn.cut[1]},
         "searched": turn.searched or turn.question,
