@@ -92,3 +92,26 @@ def test_terminal_chatbot(
     answer, *rest = capsys.readouterr().out.splitlines()
     assert answer == ("text text text" if llm else "Dogs pay half.")
     assert any(line.startswith("[1] ") and "ferry.txt:" in line for line in rest)
+
+
+def test_citation_query_engine(capsys: pytest.CaptureFixture[str]) -> None:
+    load("citation_query_engine")()
+    sources = [line for line in capsys.readouterr().out.splitlines() if line.startswith("[")]
+    assert sources[0].startswith("[1] assert ")
+
+
+def test_mcp_client(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("mcp", reason="needs the extra mcp")
+    from typer.testing import CliRunner
+
+    from rag_embed.cli.app import app
+
+    folder, store = tmp_path / "texts", str(tmp_path / "store")
+    folder.mkdir()
+    text = "Bicycles travel free of charge on the ferry, dogs pay half."
+    (folder / "ferry.txt").write_text(text)
+    assert CliRunner().invoke(app, ["index", str(folder), "--store", store]).exit_code == 0
+    load("mcp_client")(store, "What do dogs pay?")
+    tools, passage = capfd.readouterr().out.splitlines()
+    assert tools == "tools: list_documents, read, search"
+    assert passage.endswith(f"ferry.txt:0-{len(text)} {text}")
