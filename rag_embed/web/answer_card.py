@@ -87,6 +87,9 @@ def _link(citation: Citation, text: str, open_citation: OpenCitation) -> None:
 
 def _remarks(turn: Turn) -> list[str]:
     remarks = []
+    if turn.unknown_numbers:
+        numbers = ", ".join(f"[{number}]" for number in turn.unknown_numbers)
+        remarks.append(f"The LLM cites {numbers}, which it was not given.")
     if turn.unranked:
         remarks.append(turn.unranked)
     if turn.left_out:

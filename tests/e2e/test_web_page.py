@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +42,14 @@ pytestmark = [
 ROOT = Path(__file__).parents[2]
 SHOTS = os.environ.get("RAG_EMBED_SCREENSHOTS")
 """Folder to write pictures of the visit to; they are for looking at, nothing is compared with them."""
+
+WATCH_STREAM = """
+window.seen = [];
+new MutationObserver(() => {
+  const text = document.querySelector('.talk .answer-text.grow')?.textContent;
+  if (text && text !== window.seen.at(-1)) window.seen.push(text);
+}).observe(document.body, {subtree: true, childList: true, characterData: true});
+"""
 
 FERRY = """Ferry timetable
 
@@ -226,18 +235,13 @@ def test_a_whole_visit(tmp_path: Path) -> None:
         visitor.wait(lambda: visitor.focused == "Source 1: ferry.txt")
 
         visitor.choose("LLM", "TalkativeLLM")
+        visitor.driver.execute_script(WATCH_STREAM)
         visitor.ask("When does the café open?")
-        visitor.wait(lambda: visitor.all(".talk .q-spinner"))
-        seen = set()
-
-        def stream_grows() -> bool:
-            text = visitor.find(".talk .answer-text.grow").text
-            seen.add(text)
-            return len([each for each in seen if each]) >= 3
-
-        visitor.wait(stream_grows)
         answer = visitor.wait_for_answers(2)
         assert "You asked: When does the café open? See" in answer
+        seen = visitor.driver.execute_script("return window.seen")
+        assert len(seen) >= 3, "the answer did not come piece by piece"
+        assert all(after.startswith(before) for before, after in pairwise(seen))
         assert [each.text for each in visitor.all(".answer-text .citation")] == ["[1]"]
         assert "[77]" in answer  # a number that cites nothing stays what it is: text
 
