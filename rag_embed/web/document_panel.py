@@ -81,7 +81,7 @@ class DocumentPanel:
             "width=520 breakpoint=1100"
         ) as self._drawer:
             self._drawer.classes("document-panel").props('role="region" aria-label="Document"')
-            with ui.row().classes("w-full items-start no-wrap"):
+            with ui.row().classes("panel-head no-wrap"):
                 self._title = ui.label().classes("panel-title grow").props("role=heading aria-level=2")
                 self._close_button = ui.button(icon="close", on_click=self.close).props(
                     'flat round dense aria-label="Close the document"'
@@ -152,11 +152,13 @@ class DocumentPanel:
                     "flat dense no-caps"
                 )
         if scroll and target is not None:
+            # When the panel has slid in. What gets the focus must not scroll the sentence away again.
             ui.run_javascript(
-                f"setTimeout(() => document.getElementById('{target}')"
-                "?.scrollIntoView({block: 'center'}), 250)"
+                "setTimeout(() => {"
+                f"document.getElementById('{self._close_button.html_id}')?.focus({{preventScroll: true}});"
+                f"document.getElementById('{target}')?.scrollIntoView({{block: 'center'}});"
+                "}, 250)"
             )
-            ui.run_javascript(f"setTimeout(() => getHtmlElement({self._close_button.id})?.focus(), 250)")
 
     def _widen(self, side: int) -> None:
         assert self._document is not None
