@@ -30,6 +30,7 @@ from rag_embed.cli.app import app
 from rag_embed.errors import InputError
 from rag_embed.serving.index_tools import IndexTools
 from rag_embed.serving.token_gate import check_binding
+from tests.ports import free_port
 
 CAFE = "The harbour café roasts its own beans. It opens at seven. " * 3
 FERRY = (
@@ -174,13 +175,6 @@ async def test_over_standard_input_and_output(folder: Path, tools: IndexTools) -
         server = StdioServerParameters(command=sys.executable, args=command(folder), env=ENVIRONMENT)
         async with Client(server) as client:
             await visit(client)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @asynccontextmanager

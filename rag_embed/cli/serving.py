@@ -65,14 +65,8 @@ def serve_page(
     embedding: opt.ModelChoice,
 ) -> None:
     """Serve the chatbot in the browser; what is not there yet is made when files are dropped in."""
-    try:
-        from rag_embed.web.server import serve
-    except ImportError as error:
-        raise MissingExtraError(
-            f"`rag-embed chat --web` needs {error.name}, which is not installed; run "
-            "pip install 'rag-embed[web]'"
-        ) from error
     from rag_embed.web.library import Library
+    from rag_embed.web.server import serve
     from rag_embed.web.sessions import Finding
 
     _check_binding(listening)

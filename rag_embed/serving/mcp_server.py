@@ -6,14 +6,13 @@ from collections.abc import Callable
 from functools import wraps
 from typing import ParamSpec, TypeVar
 
-import uvicorn
 from mcp.server.mcpserver import MCPServer
 from mcp.server.mcpserver.exceptions import ToolError
 from mcp_types import ToolAnnotations
 
 from rag_embed.errors import RagEmbedError
 from rag_embed.serving.index_tools import IndexTools
-from rag_embed.serving.token_gate import App, TokenGate, check_binding
+from rag_embed.serving.token_gate import App, check_binding, run_behind_token
 
 PATH = "/mcp"
 
@@ -67,9 +66,7 @@ def serve_http(server: MCPServer, *, host: str, port: int, token: str | None) ->
     """
     check_binding(host, token)
     app: App = server.streamable_http_app(streamable_http_path=PATH, host=host)
-    uvicorn.run(
-        TokenGate(app, token) if token is not None else app, host=host, port=port, log_level="warning"
-    )
+    run_behind_token(app, host=host, port=port, token=token)
 
 
 def _saying_why(tool: Callable[P, R]) -> Callable[P, R]:

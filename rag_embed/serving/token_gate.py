@@ -121,3 +121,17 @@ async def _answer(send: Send, status: int, text: str, headers: list[tuple[bytes,
     plain = [(b"content-type", b"text/plain; charset=utf-8"), (b"cache-control", b"no-store")]
     await send({"type": "http.response.start", "status": status, "headers": [*plain, *headers]})
     await send({"type": "http.response.body", "body": text.encode()})
+
+
+def run_behind_token(app: App, *, host: str, port: int, token: str | None) -> None:
+    """Serve an app until the process is ended.
+
+    Args:
+        app: Any ASGI app.
+        host: Address to bind; `check_binding` says which need a token.
+        port: To listen at.
+        token: What requests must carry; None lets everybody on this machine in.
+    """
+    import uvicorn
+
+    uvicorn.run(app if token is None else TokenGate(app, token), host=host, port=port, log_level="warning")

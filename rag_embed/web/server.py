@@ -9,7 +9,7 @@ from pathlib import Path
 from llama_index.core.llms import LLM
 
 from rag_embed.errors import MissingExtraError, RagEmbedError
-from rag_embed.serving.token_gate import TokenGate, check_binding, is_loopback
+from rag_embed.serving.token_gate import check_binding, is_loopback, run_behind_token
 from rag_embed.web.archive import Archive
 from rag_embed.web.library import Library
 from rag_embed.web.sessions import Finding, Sessions
@@ -47,7 +47,6 @@ def serve(
     # NiceGUI would make a folder where the process was started; read when it is imported.
     os.environ.setdefault("NICEGUI_STORAGE_PATH", str(archive / "nicegui"))
     try:
-        import uvicorn
         from fastapi import FastAPI
         from nicegui import app as nicegui_app
         from nicegui import ui
@@ -101,8 +100,7 @@ def serve(
         show_welcome_message=False,
         reconnect_timeout=30.0,
     )
-    served = TokenGate(outer, token) if token is not None else outer
     try:
-        uvicorn.run(served, host=host, port=port, log_level="warning")
+        run_behind_token(outer, host=host, port=port, token=token)
     finally:
         library.close()

@@ -24,6 +24,7 @@ from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
+from tests.ports import free_port
 from tests.web_llms import FAILURE
 
 if TYPE_CHECKING:
@@ -58,13 +59,6 @@ The ferry leaves the pier every twenty minutes. Bicycles travel free of charge, 
 The captain comes from Bergen. Before he came to the lake he sailed to Iceland for ten years.
 """
 CAFE = "The harbour café roasts its own beans. It opens at seven in the morning and closes at six. " * 30
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @contextmanager
