@@ -25,6 +25,7 @@ SCRIPTS = (
     "short_documents",
     "split_layers",
     "quotes",
+    "chat",
 )
 
 for script in (*SCRIPTS, *([] if "--quick" in sys.argv else ["render"])):

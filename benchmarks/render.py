@@ -19,6 +19,7 @@ from benchmarks.tables import TABLES, Result
 
 FILES = (
     "docs/benchmarks.md",
+    "docs/chat-page.md",
     "docs/chat.md",
     "docs/decisions/one-pass.md",
     "docs/evaluation.md",

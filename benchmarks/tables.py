@@ -46,6 +46,26 @@ def operators(result: Result) -> str:
     )
 
 
+def chat(result: Result) -> str:
+    first, many = result["results"]["first_token"], result["results"]["many"]
+    memory_mb = many["memory_mb"]
+    header = ["", "questions", "errors", "in a wrong conversation", "first token, ms", "memory, MB"]
+    alone = f"median {first['median_ms']:.0f}, worst {first['worst_ms']:.0f}"
+    grown = f"{memory_mb[0]:,.0f} at first, {max(memory_mb):,.0f} at most, {memory_mb[-1]:,.0f} in the end"
+    rows = [
+        [f"one person, {result['results']['chunks']:,} chunks", first["questions"], "–", "–", alone, "–"],
+        [
+            f"{many['people']} people, {many['minutes']:g} minutes",
+            f"{many['questions']:,}",
+            many["errors"],
+            many["answers_in_a_wrong_conversation"],
+            "–",
+            grown,
+        ],
+    ]
+    return make_table(header, rows)
+
+
 def memory(result: Result) -> str:
     results = result["results"]
     lengths, reference = results["lengths"], results["reference_length"]
@@ -203,6 +223,7 @@ TABLES: Mapping[str, tuple[str, Callable[[Result], str]]] = {
     "filters": ("filters", quality.filters),
     "split_layers": ("split_layers", quality.split_layers),
     "quotes": ("quotes", quality.quotes),
+    "chat": ("chat", chat),
 }
 """Result file and renderer of each table."""
 

@@ -88,10 +88,12 @@ class ScriptedLLM(MockLLM):
         self.prompts.append("\n".join(f"{each.role.value}: {each.content}" for each in messages))
 
         def speak() -> Any:
+            said = ""
             for number, word in enumerate(self.says.split(" ")):
                 if number == self.breaks_after:
                     raise ConnectionError("the line went dead")
                 delta = word if number == 0 else f" {word}"
-                yield ChatResponse(message=ChatMessage(role="assistant", content=delta), delta=delta)
+                said += delta
+                yield ChatResponse(message=ChatMessage(role="assistant", content=said), delta=delta)
 
         return speak()

@@ -216,6 +216,18 @@ def test_short_documents_runs(tmp_path):
     assert len(results) == 7
 
 
+def test_chat_runs(tmp_path):
+    pytest.importorskip("nicegui")
+    from benchmarks import chat
+
+    results = run_quick(chat, tmp_path, "--people", "3")
+    assert results["chunks"] == chat.QUICK_CHUNKS
+    assert 0 < results["first_token"]["median_ms"] <= results["first_token"]["worst_ms"]
+    many = results["many"]
+    assert many["questions"] >= many["people"] == 3
+    assert many["errors"] == many["answers_in_a_wrong_conversation"] == 0
+
+
 def test_quotes_runs(tiny_sets):
     from benchmarks import quotes
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import html
 import json
 import sys
+from collections import Counter
 from dataclasses import replace
 from html.parser import HTMLParser
 
@@ -24,6 +26,7 @@ from rag_embed.evaluation.vectors import Vectors, embed_nodes, with_options
 from rag_embed.llamaindex import ContextualEmbedding, LateChunkingNodeParser, ListwiseRerank
 from rag_embed.llamaindex.rerank import DENSE_WEIGHT
 from tests.evalsets import make_documents, make_set, prose_set
+from tests.payloads import PAYLOADS
 
 
 class Paragraphs(TextSplitter):
@@ -237,12 +240,14 @@ class Page(HTMLParser):
     def __init__(self, text):
         super().__init__()
         self.open, self.tags, self.links, self.ids, self.labels = [], [], [], [], []
+        self.attributes = set()
         self.feed(text)
         assert self.open == []
 
     def handle_starttag(self, tag, attrs):
         self.tags.append(tag)
         for name, value in attrs:
+            self.attributes.add(name)
             if name in {"src", "href", "xlink:href", "action", "poster", "data"}:
                 self.links.append(value)
             if name == "id":
@@ -267,6 +272,50 @@ def test_the_page_is_whole_and_loads_nothing(evaluation):
     for result in evaluation.results:
         assert text.count(f'<th scope="row">{result.arm.name}') >= 1
     assert evaluation.verdict.sentence.split(":")[0] in text
+
+
+def test_markup_in_texts_titles_questions_and_names_does_nothing_but_show(model):
+    """A page of harmless texts and one of hostile texts in their places have the same parts."""
+    pages = []
+    for payloads in (["harmless"] * len(PAYLOADS), PAYLOADS):
+        everything = " ".join(payloads)
+        evalset = make_set()
+        documents = [
+            replace(doc, text=f"{doc.text}\n\n{everything}", title=f"{doc.title} {everything}")
+            for doc in evalset.documents
+        ]
+        hostile = replace(
+            evalset,
+            name=everything,
+            documents=documents,
+            queries={query: f"{text} {everything}" for query, text in evalset.queries.items()},
+        )
+        arms = make_arms(model, has_titles=True)
+        arms[-1] = replace(arms[-1], name=f"{arms[-1].name} {everything}")
+        pages.append(render_page(evaluate(hostile, arms, model=model, settings={"command": everything})))
+    harmless, hostile = map(Page, pages)
+    # How many marks and examples there are hangs on the scores, which hang on the texts.
+    drawn = {
+        "path",
+        "circle",
+        "line",
+        "blockquote",
+        "article",
+        "div",
+        "p",
+        "h3",
+        "h4",
+        "cite",
+        "span",
+        "text",
+    }
+    assert Counter(tag for tag in hostile.tags if tag not in drawn) == Counter(
+        tag for tag in harmless.tags if tag not in drawn
+    )
+    assert hostile.links == []
+    assert not [name for name in hostile.attributes if name.startswith("on") or name == "style"]
+    shown = html.unescape(pages[1])
+    assert all(payload in shown for payload in PAYLOADS)
 
 
 def test_a_page_of_proxies_shows_both_kinds_and_says_so(model):

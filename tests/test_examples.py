@@ -5,12 +5,20 @@ from __future__ import annotations
 import importlib.util
 import io
 import os
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
 import uuid
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from tests.ports import free_port
+
+FERRY = "Bicycles travel free of charge on the ferry, dogs pay half."
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
 
@@ -100,18 +108,55 @@ def test_citation_query_engine(capsys: pytest.CaptureFixture[str]) -> None:
     assert sources[0].startswith("[1] assert ")
 
 
-def test_mcp_client(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    pytest.importorskip("mcp", reason="needs the extra mcp")
+@pytest.fixture
+def ferry_store(tmp_path: Path) -> str:
+    """Folder of an index that the command line has made."""
     from typer.testing import CliRunner
 
     from rag_embed.cli.app import app
 
     folder, store = tmp_path / "texts", str(tmp_path / "store")
     folder.mkdir()
-    text = "Bicycles travel free of charge on the ferry, dogs pay half."
-    (folder / "ferry.txt").write_text(text)
+    (folder / "ferry.txt").write_text(FERRY)
     assert CliRunner().invoke(app, ["index", str(folder), "--store", store]).exit_code == 0
-    load("mcp_client")(store, "What do dogs pay?")
+    return store
+
+
+def test_mcp_client(ferry_store: str, capfd: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("mcp", reason="needs the extra mcp")
+    load("mcp_client")(ferry_store, "What do dogs pay?")
     tools, passage = capfd.readouterr().out.splitlines()
     assert tools == "tools: list_documents, read, search"
-    assert passage.endswith(f"ferry.txt:0-{len(text)} {text}")
+    assert passage.endswith(f"ferry.txt:0-{len(FERRY)} {FERRY}")
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # LlamaIndex's own
+def test_agent(ferry_store: str, capsys: pytest.CaptureFixture[str]) -> None:
+    load("agent")(ferry_store, "What do dogs pay?")
+    assert capsys.readouterr().out == f"texts/ferry.txt:0-{len(FERRY)}: {FERRY}\n"
+
+
+def test_web_chatbot(ferry_store: str) -> None:
+    pytest.importorskip("nicegui", reason="needs the extra web")
+    port = str(free_port())
+    command = [sys.executable, EXAMPLES / "web_chatbot.py", ferry_store, port]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
+        try:
+            page = wait_for(f"http://127.0.0.1:{port}/", process)
+        finally:
+            process.terminate()
+    assert "documents" in page  # the collection that is shown
+    assert "repeats its prompt" in page
+
+
+def wait_for(url: str, process: subprocess.Popen[bytes], seconds: float = 60.0) -> str:
+    """What a server says as soon as it listens."""
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            with urllib.request.urlopen(url) as response:
+                return str(response.read().decode())
+        except urllib.error.URLError:
+            assert process.poll() is None, "the server has ended"
+            assert time.monotonic() < end, "the server does not answer"
+            time.sleep(0.2)

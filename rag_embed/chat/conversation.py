@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import inspect
 import threading
 from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping
 from typing import Any, TypeAlias
 
-from llama_index.core.instrumentation import get_dispatcher
 from llama_index.core.llms import LLM
 from llama_index.core.vector_stores.types import MetadataFilters
 
 from rag_embed.chat.drafting import STOPPED, Draft
 from rag_embed.chat.searching import Searcher
+from rag_embed.chat.tracing import trace_pieces
 from rag_embed.chat.turns import Turn
 from rag_embed.errors import InputError, RagEmbedError
 from rag_embed.surrogates import check_unicode
-
-dispatcher = get_dispatcher(__name__)
 
 QUIT, RESET = "/quit", "/reset"
 VERSION = 1
@@ -31,7 +30,8 @@ class Conversation:
     """Questions and answers that know of each other.
 
     Whatever goes wrong with a question is said in its turn, and nothing of the conversation is lost: what an
-    LLM wrote before it failed, or before somebody stopped it, stays in the turn.
+    LLM wrote before it failed, or before somebody stopped it, stays in the turn. Each question is one trace
+    of LlamaIndex's instrumentation, with its search, its reranking and its LLM calls inside.
 
     Args:
         searcher: Finds the passages; may be exchanged at any time.
@@ -47,7 +47,6 @@ class Conversation:
         self.turns: list[Turn] = []
         self._lock = threading.Lock()
 
-    @dispatcher.span
     def ask(self, question: str, *, filters: MetadataFilters | None = None) -> Turn:
         """Answer one question.
 
@@ -59,7 +58,7 @@ class Conversation:
             The turn, which stands in `turns` too. Errors of question, store and LLM are in it.
         """
         draft = Draft(question, filters)
-        for _ in self._write(draft, by_tokens=False):
+        for _ in self._write(draft, "ask"):
             pass
         return draft.turn
 
@@ -76,7 +75,7 @@ class Conversation:
             Pieces of the answer, which joined are the answer, and last of all the turn.
         """
         draft = Draft(question, filters)
-        yield from self._write(draft, by_tokens=True)
+        yield from self._write(draft, "stream")
         yield draft.turn
 
     async def astream(
@@ -93,7 +92,7 @@ class Conversation:
         def work() -> None:
             outcome: BaseException | None = None
             try:
-                for piece in self._write(draft, by_tokens=True):
+                for piece in self._write(draft, "astream"):
                     loop.call_soon_threadsafe(pieces.put_nowait, piece)
             except BaseException as error:
                 outcome = error
@@ -136,8 +135,18 @@ class Conversation:
             )
         self.turns[:] = [Turn.from_dict(turn) for turn in data["turns"]]
 
-    def _write(self, draft: Draft, *, by_tokens: bool) -> Iterator[str]:
-        """Write a draft and keep its turn, whatever happens."""
+    def _write(self, draft: Draft, method: str) -> Iterator[str]:
+        """Write a draft and keep its turn, whatever happens, in one span."""
+        signature = inspect.signature(getattr(self, method))
+        return trace_pieces(
+            self._write_untraced(draft, by_tokens=method != "ask"),
+            instance=self,
+            method=method,
+            arguments=signature.bind(draft.question, filters=draft.filters),
+            outcome=lambda: draft.finished,
+        )
+
+    def _write_untraced(self, draft: Draft, *, by_tokens: bool) -> Iterator[str]:
         error: str | None = None
         try:
             check_unicode(draft.question, "the question")

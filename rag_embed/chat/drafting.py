@@ -13,7 +13,6 @@ from llama_index.core.vector_stores.types import MetadataFilters
 from rag_embed.chat.fitting import fit_passages, passage_budget
 from rag_embed.chat.follow_ups import complete
 from rag_embed.chat.passages import Passage
-from rag_embed.chat.quotes import quote_best, quote_passages
 from rag_embed.chat.searching import Searcher
 from rag_embed.chat.turns import Citation, Turn, find_numbers
 from rag_embed.errors import ModelError
@@ -100,9 +99,7 @@ class Draft:
     def _quote(self, searcher: Searcher, turns: Sequence[Turn]) -> Iterator[str]:
         self.searched = self._complete(turns)
         passages = self._search(searcher, self.searched)
-        quotes = quote_best(
-            searcher.store, searcher.embed_model, self.searched, passages[:QUOTED_PASSAGES], most=MOST_QUOTES
-        )
+        quotes = searcher.quote_best(self.searched, passages[:QUOTED_PASSAGES], most=MOST_QUOTES)
         self.citations = [
             Citation(number, passage, quote, is_quoted=True)
             for number, (passage, quote) in enumerate(quotes, start=1)
@@ -139,9 +136,7 @@ class Draft:
         numbers = find_numbers(self.answer)
         cited = [each for each in self.citations if each.number in numbers]
         marked = cited or self.citations[:QUOTED_PASSAGES]
-        quotes = quote_passages(
-            searcher.store, searcher.embed_model, query, [each.passage for each in marked]
-        )
+        quotes = searcher.quote_passages(query, [each.passage for each in marked])
         for citation, quote in zip(marked, quotes, strict=True):
             self.citations[citation.number - 1] = replace(citation, quote=quote)
 

@@ -1,4 +1,4 @@
-"""Search an index: retrieve candidates, rerank them, and say exactly where each passage stands."""
+"""Search an index: retrieve candidates, rerank them, say exactly where each passage stands, and quote it."""
 
 from __future__ import annotations
 
@@ -8,15 +8,20 @@ from dataclasses import dataclass
 from typing import Literal
 
 from llama_index.core import VectorStoreIndex
+from llama_index.core.instrumentation import get_dispatcher
 from llama_index.core.schema import NodeWithScore, QueryBundle
 from llama_index.core.vector_stores.types import MetadataFilters
 
 from rag_embed.chat.passages import Passage, to_passages
+from rag_embed.chat.quotes import quote_best, quote_passages
+from rag_embed.chat.turns import Quote
 from rag_embed.errors import ContextOverflowError, InputError
 from rag_embed.llamaindex import ContextualEmbedding, ListwiseRerank
 from rag_embed.qdrant import QdrantChunkStore
 from rag_embed.qdrant.legs import NO_LEGS, Legs
 from rag_embed.stage_scores import SKIPPED
+
+dispatcher = get_dispatcher(__name__)
 
 Rerank = Literal["auto", "none", "late-interaction", "listwise"]
 
@@ -68,6 +73,7 @@ class Searcher:
         self._filters = filters
         self._index = VectorStoreIndex.from_vector_store(store, embed_model=embed_model)
 
+    @dispatcher.span
     def search(self, query: str, *, filters: MetadataFilters | None = None) -> Found:
         """Find the best passages.
 
@@ -101,6 +107,18 @@ class Searcher:
     async def asearch(self, query: str, *, filters: MetadataFilters | None = None) -> Found:
         """Do the same on a worker thread."""
         return await asyncio.to_thread(self.search, query, filters=filters)
+
+    @dispatcher.span
+    def quote_best(
+        self, question: str, passages: Sequence[Passage], *, most: int
+    ) -> list[tuple[Passage, Quote]]:
+        """Choose the sentences nearest to a question, at most so many; see `quotes.quote_best`."""
+        return quote_best(self.store, self.embed_model, question, passages, most=most)
+
+    @dispatcher.span
+    def quote_passages(self, question: str, passages: Sequence[Passage]) -> list[Quote | None]:
+        """Find the sentence nearest to a question in each passage; see `quotes.quote_passages`."""
+        return quote_passages(self.store, self.embed_model, question, passages)
 
     def _pays(self, legs: Legs) -> bool:
         return legs.tokens is not None or self.embed_model.profile.has_list_prompt

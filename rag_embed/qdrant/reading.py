@@ -7,11 +7,14 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float
+from llama_index.core.instrumentation import get_dispatcher
 from llama_index.core.schema import BaseNode
 from llama_index.core.vector_stores.types import MetadataFilters, VectorStoreQuery, VectorStoreQueryResult
 
 from rag_embed.qdrant.lifecycle import Flow, StoreLifecycle
 from rag_embed.qdrant.queries import check_options
+
+dispatcher = get_dispatcher(__name__)
 
 
 class StoreReading(StoreLifecycle):
@@ -39,6 +42,7 @@ class StoreReading(StoreLifecycle):
         """Do what `count_by_document` does, awaiting."""
         return await self._arun(lambda engine: self._collection.count_by_document(engine, filters))
 
+    @dispatcher.span
     def query(self, query: VectorStoreQuery, **kwargs: Any) -> VectorStoreQueryResult:
         """Find chunks by meaning, by words, or by both.
 
@@ -66,6 +70,7 @@ class StoreReading(StoreLifecycle):
         """
         return self._run(self._search(query, kwargs))
 
+    @dispatcher.span
     async def aquery(self, query: VectorStoreQuery, **kwargs: Any) -> VectorStoreQueryResult:
         """Do what `query` does, awaiting."""
         return await self._arun(self._search(query, kwargs))

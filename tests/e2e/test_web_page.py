@@ -24,6 +24,7 @@ from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
+from tests.payloads import PAYLOADS
 from tests.ports import free_port
 from tests.web_llms import FAILURE
 
@@ -228,10 +229,23 @@ def test_a_whole_visit(tmp_path: Path) -> None:
         visitor.find("[aria-label='Close the document']").click()
         visitor.wait(lambda: visitor.focused == "Source 1: ferry.txt")
 
+        visitor.ask("And dogs?")  # what it leans on is put in front of it
+        answer = visitor.wait_for_answers(2)
+        assert "Searched for: bicycles cost" in answer
+        assert "dogs pay half" in answer
+
+        background = "return getComputedStyle(document.body).backgroundColor"
+        before = visitor.driver.execute_script(background)
+        visitor.click("[aria-label='Dark or light']")
+        visitor.wait(lambda: visitor.driver.execute_script(background) != before)
+        visitor.picture("dark")
+        visitor.click("[aria-label='Dark or light']")
+        visitor.wait(lambda: visitor.driver.execute_script(background) == before)
+
         visitor.choose("LLM", "TalkativeLLM")
         visitor.driver.execute_script(WATCH_STREAM)
         visitor.ask("When does the café open?")
-        answer = visitor.wait_for_answers(2)
+        answer = visitor.wait_for_answers(3)
         assert "You asked: When does the café open? See" in answer
         seen = visitor.driver.execute_script("return window.seen")
         assert len(seen) >= 3, "the answer did not come piece by piece"
@@ -240,24 +254,24 @@ def test_a_whole_visit(tmp_path: Path) -> None:
         assert "[77]" in answer  # a number that cites nothing stays what it is: text
 
         visitor.ask("fail now")
-        answer = visitor.wait_for_answers(3)
+        answer = visitor.wait_for_answers(4)
         assert FAILURE in answer
         assert "You asked:" in answer  # what had come is not lost
         visitor.ask("Please go on slowly")
         visitor.find("[aria-label='Stop the answer']").click()
-        answer = visitor.wait_for_answers(4)
+        answer = visitor.wait_for_answers(5)
         assert "stopped" in answer
         path = visitor.driver.current_url.removeprefix(address)
 
         visitor.driver.refresh()
-        assert visitor.wait_for_answers(4) == answer
+        assert visitor.wait_for_answers(5) == answer
         assert "Bicycles travel free of charge" in visitor.answers()[0]
         assert [each.text for each in visitor.all(".history-link")] == ["Do bicycles cost anything?"]
         visitor.picture("conversation")
 
         visitor.driver.set_window_size(390, 800)
         visitor.driver.refresh()
-        visitor.wait_for_answers(4)
+        visitor.wait_for_answers(5)
         width = visitor.driver.execute_script("return document.documentElement.scrollWidth")
         assert width <= visitor.driver.execute_script("return window.innerWidth")
         visitor.click(".answer .citation")
@@ -275,53 +289,13 @@ def test_a_whole_visit(tmp_path: Path) -> None:
         for cookie in cookies:
             visitor.driver.add_cookie(cookie)
         visitor.open(path)
-        visitor.wait_for_answers(4)
-
-
-TAGS = (
-    "img src=x onerror=A",
-    "svg onload=A",
-    "iframe srcdoc='<script>A</script>'",
-    "body onload=A",
-    "input autofocus onfocus=A",
-)
-PAYLOADS = [
-    "<script>A</script>",
-    "</script><script>A</script>",
-    "<scr<script>ipt>A</scr</script>ipt>",
-    *(f"<{tag}>" for tag in TAGS),
-    *(f'"><{tag}>' for tag in TAGS),
-    *(f"'><{tag}>" for tag in TAGS),
-    *(f"</div></label><{tag}>" for tag in TAGS),
-    *(f"&lt;{tag}&gt;" for tag in TAGS),
-    *(f"<!--><{tag}>-->" for tag in TAGS),
-    "{{ constructor.constructor('A')() }}",
-    "{{A}}",
-    "${A}",
-    "`;A;`",
-    "'; A; '",
-    '"; A; "',
-    "javascript:A",
-    "[link](javascript:A)",
-    '![image](x"onerror="A)',
-    "<a href=javascript:A>here</a>",
-    "<style>body{display:none}</style>",
-    "<link rel=stylesheet href=http://evil.example/x.css>",
-    "<base href=http://evil.example/>",
-    "<meta http-equiv=refresh content='0;url=http://evil.example'>",
-    "<form action=http://evil.example><button>x</button></form>",
-    "<math><mtext><table><mglyph><style><img src=x onerror=A>",
-    "<template><script>A</script></template>",
-    "\u2028<script>A</script>\u2029",
-]
-"""What would set `window.hacked`, or change the page, if anything took it for more than text."""
+        visitor.wait_for_answers(5)
 
 
 def test_markup_does_nothing_but_show(tmp_path: Path) -> None:
-    payloads = [payload.replace("A", "window.hacked=1") for payload in PAYLOADS]
-    assert len(payloads) >= 50
+    assert len(PAYLOADS) >= 50
     document = "\n\n".join(
-        f"Payload number {n} is {payload} as you see." for n, payload in enumerate(payloads)
+        f"Payload number {n} is {payload} as you see." for n, payload in enumerate(PAYLOADS)
     )
     name = "<img src=x onerror=window.hacked=1>.txt"
     llm = ("--llm", "tests.web_llms:TalkativeLLM")
@@ -329,7 +303,7 @@ def test_markup_does_nothing_but_show(tmp_path: Path) -> None:
         visitor.open()
         drop(visitor, write(tmp_path, name, document))
         visitor.wait(lambda: f"{name} is ready" in visitor.text)
-        question = "number 3? " + " ".join(payloads[:24:3])
+        question = "number 3? " + " ".join(PAYLOADS[:24:3])
         visitor.ask(question)
         visitor.wait_for_answers(1)
         assert visitor.find(".question").text == question
@@ -351,3 +325,21 @@ def test_markup_does_nothing_but_show(tmp_path: Path) -> None:
         assert visitor.driver.execute_script("return window.hacked") is None
         for tag in ("iframe", "form[action]", "base", "template", "img[src=x]", ".talk svg", ".talk style"):
             assert visitor.all(tag) == [], tag
+
+
+def test_behind_a_token_nobody_comes_in_without_it(tmp_path: Path) -> None:
+    token = "a-token-that-nobody-guesses"
+    with serving(tmp_path, "--token", token) as address, visiting(address) as visitor:
+        visitor.driver.get(address)
+        assert "This server asks for its token" in visitor.text
+        assert visitor.all(".question-input") == []
+        visitor.open(f"/?token={token}")
+        drop(visitor, write(tmp_path, "ferry.txt", FERRY))
+        visitor.wait(lambda: "ferry.txt is ready" in visitor.text)
+        visitor.open()  # the cookie is enough from now on, for pages, files and web sockets
+        visitor.ask("Do bicycles cost anything?")
+        assert "Bicycles travel free of charge" in visitor.wait_for_answers(1)
+        assert token not in visitor.driver.current_url
+        # The one complaint is of the first visit, as it has to be.
+        (complaint,) = (each["message"] for each in visitor.driver.get_log("browser"))
+        assert "401" in complaint
