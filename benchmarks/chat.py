@@ -23,7 +23,7 @@ from llama_index.core.schema import NodeRelationship, RelatedNodeInfo, TextNode
 
 from benchmarks.report import describe_model, make_parser, write_report
 from rag_embed import ContextualEmbedding, LateChunkingNodeParser, QdrantChunkStore
-from rag_embed.cli.opening import ModelOptions, Place
+from rag_embed.indexes.opening import ModelOptions, Place
 from rag_embed.web.archive import Archive
 from rag_embed.web.library import Library
 from rag_embed.web.sessions import Finding, Session, Sessions

@@ -14,7 +14,7 @@ from rag_embed import ContextualEmbedding, LateChunkingNodeParser, QdrantChunkSt
 from rag_embed.chat.conversation import Conversation, converse
 from rag_embed.chat.llms import load_llm
 from rag_embed.chat.searching import Searcher
-from rag_embed.cli.reading import read_folder
+from rag_embed.files.reading import read_folder
 from rag_embed.llamaindex.corpus import Corpus
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from llama_index.core.llms import MockLLM
 
-from rag_embed.cli.opening import ModelOptions, Place
+from rag_embed.indexes.opening import ModelOptions, Place
 from rag_embed.web.library import Library
 from rag_embed.web.server import serve
 from rag_embed.web.sessions import Finding

@@ -256,7 +256,7 @@ def test_a_share_of_context_makes_a_blend_beside_words_too(run: Run, docs: Path)
 
 def test_a_precision_that_was_asked_for_is_recalled(tiny_folder: Path) -> None:
     """An index made in bfloat16 says so, and is asked in bfloat16 on every machine."""
-    from rag_embed.cli.opening import ModelOptions
+    from rag_embed.indexes.opening import ModelOptions
 
     made = ContextualEmbedding(model=str(tiny_folder), dtype="bfloat16", strategy="late")
     assert "/late-bfloat16/" in made.fingerprint()

@@ -21,9 +21,10 @@ from typer.testing import CliRunner, Result
 
 from rag_embed import QdrantChunkStore
 from rag_embed.chat.filters import parse_filters
-from rag_embed.cli import main, reading
+from rag_embed.cli import main
 from rag_embed.cli.app import app
-from rag_embed.cli.failing import describe
+from rag_embed.files import reading
+from rag_embed.files.faults import describe
 from tests.evalsets import make_set, write_chunked
 
 Run = Callable[..., Result]

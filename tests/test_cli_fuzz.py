@@ -24,7 +24,7 @@ from typer.testing import CliRunner, Result
 
 from rag_embed import QdrantChunkStore
 from rag_embed.cli.app import app
-from rag_embed.cli.reading import spell
+from rag_embed.files.reading import spell
 from tests.office_files import encrypt_pdf, make_pdf, write_office_files
 from tests.strategies import CHARACTERS, CJK, COMBINING, EMOJI, SENTENCES, WHITE_SPACE, ZERO_WIDTH
 

@@ -16,8 +16,8 @@ from typer.testing import CliRunner, Result
 
 from rag_embed import QdrantChunkStore
 from rag_embed.cli.app import app
-from rag_embed.cli.decoding import decode_text
-from rag_embed.cli.reading import read_folder
+from rag_embed.files.decoding import decode_text
+from rag_embed.files.reading import read_folder
 from tests.office_files import encrypt_pdf, make_pdf, write_office_files
 
 Index = Callable[..., Result]

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from qdrant_client import AsyncQdrantClient, QdrantClient
 
-from rag_embed.cli.opening import Place
 from rag_embed.errors import InputError, StoreError
+from rag_embed.indexes.opening import Place
 from rag_embed.qdrant import QdrantChunkStore, RetryPolicy
 from rag_embed.qdrant.connect import Connection
 

@@ -18,8 +18,8 @@ from llama_index.core.node_parser import SentenceSplitter
 
 from rag_embed.chat.passages import Passage
 from rag_embed.chat.turns import Citation, Quote, Turn
-from rag_embed.cli.opening import ModelOptions, Place
 from rag_embed.errors import InputError
+from rag_embed.indexes.opening import ModelOptions, Place
 from rag_embed.llamaindex import LateChunkingNodeParser
 from rag_embed.llamaindex.stored_document import StoredDocument
 from rag_embed.serving.token_gate import TokenGate

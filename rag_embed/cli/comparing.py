@@ -12,7 +12,7 @@ from llama_index.core.schema import Document
 
 from rag_embed.chat.passages import Passage
 from rag_embed.chat.searching import Searcher
-from rag_embed.cli.opening import Place
+from rag_embed.indexes.opening import Place
 from rag_embed.llamaindex import ContextualEmbedding, LateChunkingNodeParser
 from rag_embed.llamaindex.corpus import Corpus
 from rag_embed.qdrant import QdrantChunkStore

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from rag_embed.cli.opening import FINGERPRINT, Place
 from rag_embed.devices import describe_auto
+from rag_embed.indexes.opening import FINGERPRINT, Place
 from rag_embed.qdrant import QdrantChunkStore
 from rag_embed.qdrant.schema import CollectionSchema
 

@@ -14,6 +14,7 @@ from rag_embed.cli import options as opt
 from rag_embed.cli.output import Output
 from rag_embed.cli.preparing import read_sources
 from rag_embed.cli.reporting import EvaluationOutput
+from rag_embed.indexes import DEFAULT_CHUNK_SIZE
 
 if TYPE_CHECKING:
     from rag_embed.evaluation import EvalSet
@@ -51,7 +52,7 @@ class CorpusChoice:
         Optional[int],  # noqa: UP045
         typer.Option(
             min=8,
-            help=f"Cut documents anew. Default: {opt.DEFAULT_CHUNK_SIZE} for --docs, given chunks for --set.",
+            help=f"Cut documents anew. Default: {DEFAULT_CHUNK_SIZE} for --docs, given chunks for --set.",
             rich_help_panel=_CORPUS,
         ),
     ] = None
@@ -80,7 +81,7 @@ class CorpusChoice:
     @property
     def cut_size(self) -> int | None:
         """Most tokens of a chunk; None leaves a set's chunks as they are."""
-        return self.chunk_size or (opt.DEFAULT_CHUNK_SIZE if self.docs else None)
+        return self.chunk_size or (DEFAULT_CHUNK_SIZE if self.docs else None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,8 +139,8 @@ def evaluate(
     if corpus.queries is not None and not corpus.docs:
         raise typer.BadParameter("--queries belongs to --docs; a --set has its own")
     output, size = EvaluationOutput(as_json=json), corpus.cut_size
-    from rag_embed.cli.opening import ModelOptions
     from rag_embed.evaluation.comparison import compare_arms
+    from rag_embed.indexes.opening import ModelOptions
 
     with output.reserved():
         evalset = _read_corpus(corpus, leave_out=cache, output=output)
@@ -177,7 +178,7 @@ def _read_corpus(corpus: CorpusChoice, *, leave_out: Path, output: Output) -> Ev
     if corpus.set_folder is not None:
         evalset = read_set(corpus.set_folder, split=corpus.split)
     else:
-        size = corpus.cut_size or opt.DEFAULT_CHUNK_SIZE
+        size = corpus.cut_size or DEFAULT_CHUNK_SIZE
         evalset = read_documents(
             corpus.docs or [], corpus.queries, chunk_size=size, leave_out=leave_out, output=output
         )

@@ -14,11 +14,10 @@ from rag_embed.cli.preparing import (
     check_alpha,
     make_model_options,
     make_place,
-    model_for,
-    open_for_writing,
     read_sources,
 )
 from rag_embed.cli.records import filled_as_json, passages_as_json
+from rag_embed.indexes import DEFAULT_CHUNK_SIZE
 
 
 @opt.spread
@@ -33,7 +32,7 @@ def index(
     place: opt.PlaceChoice,
     embedding: opt.ModelChoice,
     legs: opt.LegChoice,
-    chunk_size: opt.ChunkSize = opt.DEFAULT_CHUNK_SIZE,
+    chunk_size: opt.ChunkSize = DEFAULT_CHUNK_SIZE,
     chunk_overlap: opt.ChunkOverlap = 0,
     json: opt.Json = False,
 ) -> None:
@@ -47,14 +46,14 @@ def index(
     check_alpha(embedding)
     output = Output(as_json=json)
     readings = read_sources(folders or [], pydoc, place.store, output)
-    from rag_embed.cli.claiming import check_claims
-    from rag_embed.cli.filling import clear_for_rebuild, fill_all, make_corpus
+    from rag_embed.indexes.claiming import check_claims
+    from rag_embed.indexes.filling import clear_for_rebuild, fill_all, make_corpus
 
     if rebuild:
         clear_for_rebuild(make_place(place), make_model_options(embedding), readings)
-    with closing(open_for_writing(make_place(place), legs)) as chunk_store:
+    with closing(make_place(place).open_for_writing(words=legs.words, tokens=legs.tokens)) as chunk_store:
         check_claims(chunk_store, readings)
-        embed_model = model_for(chunk_store, make_model_options(embedding))
+        embed_model = make_model_options(embedding).make_for(chunk_store)
         corpus = make_corpus(chunk_store, embed_model, chunk_size=chunk_size, chunk_overlap=chunk_overlap)
         results = []
         for filled in fill_all(corpus, chunk_store, readings, output.watch):
@@ -77,14 +76,14 @@ def demo(
     ] = None,
     store: opt.Store = Path(".demo"),
     top_k: opt.TopK = 3,
-    chunk_size: opt.ChunkSize = opt.DEFAULT_CHUNK_SIZE,
+    chunk_size: opt.ChunkSize = DEFAULT_CHUNK_SIZE,
     json: opt.Json = False,
 ) -> None:
     """Show side by side what isolated chunks, chunks in context, and these with words find."""
     output = Output(as_json=json)
     (reading,) = read_sources([docs] if docs else [], docs is None, store, output)
     from rag_embed.cli.comparing import PYDOC_QUESTIONS, Bench, derive_questions
-    from rag_embed.cli.filling import fill
+    from rag_embed.indexes.filling import fill
 
     questions = query or (list(PYDOC_QUESTIONS) if docs is None else derive_questions(reading.documents))
     total = sum(len(document.text) for document in reading.documents)

@@ -183,8 +183,6 @@ History = Annotated[
 Json = Annotated[bool, Option("--json", help="JSON on standard output, and nothing else there.")]
 Query = Annotated[str, Argument(callback=check_unicode, help="The question.", show_default=False)]
 
-DEFAULT_CHUNK_SIZE = 256
-
 
 @dataclass(frozen=True, slots=True)
 class PlaceChoice:

@@ -15,13 +15,13 @@ from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
-from rag_embed.cli.failing import describe
+from rag_embed.files.faults import describe
 
 if TYPE_CHECKING:
     from rag_embed.chat.passages import Passage
     from rag_embed.chat.turns import Turn
-    from rag_embed.cli.filling import Filled, OnFailure
-    from rag_embed.cli.reading import Reading
+    from rag_embed.files.reading import Reading
+    from rag_embed.indexes.filling import Filled, OnFailure
     from rag_embed.llamaindex.corpus import Progress as OnStep
     from rag_embed.llamaindex.corpus import SyncReport, SyncStep
     from rag_embed.profiles import CatalogueRow

@@ -6,7 +6,6 @@ import io
 import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,23 +19,22 @@ if TYPE_CHECKING:
     from llama_index.core.vector_stores.types import MetadataFilters
 
     from rag_embed.chat.searching import Searcher
-    from rag_embed.cli.opening import ModelOptions, Place
-    from rag_embed.cli.reading import Reading
-    from rag_embed.llamaindex import ContextualEmbedding
+    from rag_embed.files.reading import Reading
+    from rag_embed.indexes.opening import ModelOptions, Place
     from rag_embed.qdrant import QdrantChunkStore
     from rag_embed.qdrant.schema import CollectionSchema
 
 
 def make_place(choice: opt.PlaceChoice) -> Place:
     """Say where an index is."""
-    from rag_embed.cli.opening import Place
+    from rag_embed.indexes.opening import Place
 
     return Place(choice.collection, choice.store, choice.url, choice.api_key)
 
 
 def make_model_options(choice: opt.ModelChoice) -> ModelOptions:
     """Collect what was said about the model."""
-    from rag_embed.cli.opening import ModelOptions
+    from rag_embed.indexes.opening import ModelOptions
 
     return ModelOptions(
         choice.model, choice.strategy.value if choice.strategy else None, choice.alpha, choice.adapter
@@ -51,36 +49,13 @@ def check_alpha(choice: opt.ModelChoice) -> None:
         )
 
 
-def open_for_writing(place: Place, legs: opt.LegChoice) -> QdrantChunkStore:
-    """Open an index as it is, or make it ready to be made: with words, unless somebody wants none."""
-    existing = place.open_existing()
-    if existing is None:
-        return place.open(lexical=legs.words is not False, tokens=bool(legs.tokens))
-    existing[0].close()
-    # None takes what is there; a leg that was asked for and is not there is refused by the store.
-    return place.open(lexical=legs.words or None, tokens=legs.tokens or None)
-
-
-def model_for(store: QdrantChunkStore, options: ModelOptions) -> ContextualEmbedding:
-    """Take the model a collection was made with, or a new one for a new collection.
-
-    Beside words the second pass of a blend gains nothing (docs/benchmarks.md): there the default reads once,
-    unless a share of context was asked for, which only a blend has.
-    """
-    schema = store.info()
-    if schema is not None and not schema.is_open:
-        return options.recall(schema)
-    reads_once = store.lexical is not None and options.alpha is None
-    return replace(options, strategy=options.strategy or ("late" if reads_once else "blend")).make()
-
-
 def read_sources(folders: list[Path], pydoc: bool, store: Path, output: Output) -> list[Reading]:
     """Read folders, and say which files could not be read, and what to know of the others.
 
     Without any document the command ends.
     """
-    from rag_embed.cli.claiming import check_distinct
-    from rag_embed.cli.reading import read_folder, read_pydoc
+    from rag_embed.files.reading import read_folder, read_pydoc
+    from rag_embed.indexes.claiming import check_distinct
 
     readings = []
     for argument in folders:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rag_embed.chat.passages import Passage
     from rag_embed.chat.turns import Citation, Quote, Turn
-    from rag_embed.cli.filling import Filled
+    from rag_embed.indexes.filling import Filled
 
 
 def filled_as_json(filled: Filled) -> dict[str, object]:

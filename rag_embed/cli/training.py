@@ -16,6 +16,7 @@ from rag_embed.cli import options as opt
 from rag_embed.cli.evaluating import read_documents
 from rag_embed.cli.output import Output
 from rag_embed.cli.reporting import EvaluationOutput
+from rag_embed.indexes import DEFAULT_CHUNK_SIZE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -46,7 +47,7 @@ class CorpusChoice:
     without_queries: Annotated[
         bool, typer.Option("--without-queries", help="Do not look at the set's queries.")
     ] = False
-    chunk_size: opt.ChunkSize = opt.DEFAULT_CHUNK_SIZE
+    chunk_size: opt.ChunkSize = DEFAULT_CHUNK_SIZE
 
 
 @opt.spread
@@ -66,7 +67,7 @@ def train(
     if bool(corpus.docs) == bool(corpus.set_folder):
         raise typer.BadParameter("name either --docs FOLDER or --set FOLDER")
     output = TrainingOutput(as_json=json)
-    from rag_embed.cli.opening import ModelOptions
+    from rag_embed.indexes.opening import ModelOptions
     from rag_embed.training.adaptation import adapt, choose_options
 
     embed_model = ModelOptions(model).make()

@@ -13,11 +13,10 @@ from llama_index.core.node_parser import SentenceSplitter
 from llama_index.core.vector_stores.types import FilterOperator, MetadataFilter, MetadataFilters
 from qdrant_client import QdrantClient
 
-from rag_embed.cli.opening import ModelOptions, Place
-from rag_embed.cli.options import DEFAULT_CHUNK_SIZE, LegChoice
-from rag_embed.cli.preparing import model_for, open_for_writing
-from rag_embed.cli.reading import read_folder
 from rag_embed.errors import InputError
+from rag_embed.files.reading import read_folder
+from rag_embed.indexes import DEFAULT_CHUNK_SIZE
+from rag_embed.indexes.opening import ModelOptions, Place
 from rag_embed.llamaindex import ContextualEmbedding, LateChunkingNodeParser
 from rag_embed.llamaindex.corpus import Corpus
 from rag_embed.qdrant import QdrantChunkStore
@@ -90,10 +89,10 @@ class Library:
                 return known
             if collection not in self.list_collections():
                 raise InputError(f"there is no collection {collection!r}; choose one of the list")
-            store = open_for_writing(replace(self._place, collection=collection), LegChoice())
+            store = replace(self._place, collection=collection).open_for_writing()
             try:
                 options = self._options if collection == self.first else ModelOptions()
-                shelf = Shelf(store, model_for(store, options))
+                shelf = Shelf(store, options.make_for(store))
             except BaseException:
                 store.close()
                 raise

@@ -28,7 +28,8 @@ from rag_embed import (
     QdrantChunkStore,
     RagEmbedError,
 )
-from rag_embed.cli import main, reading
+from rag_embed.cli import main
+from rag_embed.files import reading
 from rag_embed.llamaindex.corpus import Corpus
 from tests.evalsets import make_set, write_chunked
 from tests.probes.asking import as_json, edit_json, node, one_message, texts, write

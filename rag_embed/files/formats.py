@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from io import BytesIO
 from typing import Any
 
-from rag_embed.cli.decoding import decode_text
 from rag_embed.errors import InputError, MissingExtraError
+from rag_embed.files.decoding import decode_text
 
 PAGE_KEY = "page_label"
 SHEET_KEY = "sheet"

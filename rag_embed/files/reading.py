@@ -13,10 +13,10 @@ from llama_index.core import SimpleDirectoryReader
 from llama_index.core.schema import Document
 from llama_index.core.vector_stores.types import MetadataFilter, MetadataFilters
 
-from rag_embed.cli.decoding import decode_text
-from rag_embed.cli.failing import describe
-from rag_embed.cli.formats import FORMATS, PAGE_KEY, Part, check_readable, identify
 from rag_embed.errors import InputError
+from rag_embed.files.decoding import decode_text
+from rag_embed.files.faults import describe
+from rag_embed.files.formats import FORMATS, PAGE_KEY, Part, check_readable, identify
 from rag_embed.llamaindex.pages import join_pages
 from rag_embed.surrogates import mend_surrogates
 

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 from llama_index.core.node_parser import SentenceSplitter
 
-from rag_embed.cli.claiming import claim
-from rag_embed.cli.opening import ModelOptions, Place
-from rag_embed.cli.reading import Reading
 from rag_embed.errors import InputError
+from rag_embed.files.reading import Reading
+from rag_embed.indexes.claiming import claim
+from rag_embed.indexes.opening import ModelOptions, Place
 from rag_embed.llamaindex import ContextualEmbedding, LateChunkingNodeParser
 from rag_embed.llamaindex.corpus import Corpus, Progress, SyncReport
 from rag_embed.qdrant import QdrantChunkStore

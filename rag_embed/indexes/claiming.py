@@ -15,8 +15,8 @@ from itertools import combinations
 from pathlib import Path
 from urllib.parse import quote, unquote_to_bytes
 
-from rag_embed.cli.reading import Reading
 from rag_embed.errors import InputError
+from rag_embed.files.reading import Reading
 from rag_embed.qdrant import QdrantChunkStore
 
 FOLDERS_KEY = "rag_embed_folders"

@@ -65,6 +65,23 @@ class Place:
             return None
         return store, schema
 
+    def open_for_writing(self, *, words: bool | None = None, tokens: bool | None = None) -> QdrantChunkStore:
+        """Open the store as it is, or ready to be made: with words, unless somebody wants none.
+
+        Args:
+            words: Whether the words of the chunks are kept; None is as it is, and in a new one yes.
+            tokens: Whether their token vectors are; None is as it is, and in a new one no.
+
+        Raises:
+            StoreError: The collection is there without what was asked for.
+        """
+        existing = self.open_existing()
+        if existing is None:
+            return self.open(lexical=words is not False, tokens=bool(tokens))
+        existing[0].close()
+        # None takes what is there; what was asked for and is not there is refused by the store.
+        return self.open(lexical=words or None, tokens=tokens or None)
+
 
 @dataclass(frozen=True, slots=True)
 class ModelOptions:
@@ -91,6 +108,18 @@ class ModelOptions:
         if self.adapter == NO_ADAPTER:
             options["adapter"] = None
         return ContextualEmbedding(dtype=self.dtype, **options)
+
+    def make_for(self, store: QdrantChunkStore) -> ContextualEmbedding:
+        """Make the model a collection was made with, or a new one for a new collection.
+
+        Beside words the second pass of a blend gains nothing (docs/benchmarks.md): there the default reads
+        once, unless a share of context was asked for, which only a blend has.
+        """
+        schema = store.info()
+        if schema is not None and not schema.is_open:
+            return self.recall(schema)
+        reads_once = store.lexical is not None and self.alpha is None
+        return replace(self, strategy=self.strategy or ("late" if reads_once else "blend")).make()
 
     def recall(self, schema: CollectionSchema) -> ContextualEmbedding:
         """Make the model whose fingerprint a collection carries, filling in from there what was not said.
