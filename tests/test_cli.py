@@ -369,6 +369,8 @@ def test_exit_codes(run: Run, docs: Path, tmp_path: Path) -> None:
     assert run("index", docs, "--model", tmp_path / "no-model").exit_code == 1
     assert run("chat", "--llm", "json:loads").exit_code == 2
     assert run("chat", "--llm", "no.such.module:LLM").exit_code == 2
+    two = ("--llm", "llama_index.core.llms:MockLLM", "--llm", "llama_index.core.llms:MockLLM(max_tokens=3)")
+    assert run("chat", *two).exit_code == 2
 
 
 # --- chat

@@ -49,14 +49,16 @@ def search(
 def chat(
     *,
     llm: Annotated[
-        Optional[str],  # noqa: UP045
+        Optional[list[str]],  # noqa: UP045
         typer.Option(
-            "--llm", metavar="MODULE:CLASS", help="An LLM of LlamaIndex. Without one, quotes answer."
+            "--llm",
+            metavar="MODULE:CLASS",
+            help="An LLM of LlamaIndex. Without one, quotes answer. Repeatable with --web, to choose from.",
         ),
     ] = None,
     llm_arg: Annotated[
         Optional[list[str]],  # noqa: UP045
-        typer.Option("--llm-arg", metavar="KEY=VALUE", help="Argument of the LLM. Repeatable."),
+        typer.Option("--llm-arg", metavar="KEY=VALUE", help="Argument of all LLMs. Repeatable."),
     ] = None,
     web: Annotated[bool, typer.Option("--web", help="Serve a page to talk in, in the browser.")] = False,
     history: opt.History = None,
@@ -72,16 +74,16 @@ def chat(
     With --web a page in the browser does the same, and takes files.
     """
     from rag_embed.chat.conversation import Conversation, converse
-    from rag_embed.chat.llms import load_llm
+    from rag_embed.chat.llms import load_llms
 
     output = Output(as_json=json)
     try:
-        language_model = load_llm(llm, llm_arg or []) if llm else None
+        llms = load_llms(llm or [], llm_arg or [])
     except InputError as error:
         raise typer.BadParameter(str(error)) from error
     if web:
         serve_page(
-            {llm.rpartition(":")[2]: language_model} if llm and language_model else {},
+            llms,
             listening=listening,
             history=history,
             top_k=top_k,
@@ -90,6 +92,9 @@ def chat(
             embedding=embedding,
         )
         return
+    if len(llms) > 1:
+        raise typer.BadParameter(f"--llm was given {len(llms)} times; several are to choose from with --web")
+    language_model = next(iter(llms.values()), None)
     failures = 0
     with open_searcher(place, embedding, finding, top_k=top_k, output=output) as searcher:
         conversation = Conversation(searcher, language_model)
