@@ -8,6 +8,7 @@ from benchmarks.report import ROOT
 SCRIPTS = (
     "throughput",
     "operators",
+    "launches",
     "memory",
     "seams",
     "store",

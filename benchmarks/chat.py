@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import tempfile
 import time
+import uuid
 from collections.abc import Sequence
 from pathlib import Path
 from pydoc_data.topics import topics
@@ -82,6 +83,11 @@ def make_chunk(
     )
 
 
+def person(number: int) -> str:
+    """What a browser's cookie says."""
+    return str(uuid.UUID(int=number))
+
+
 async def ask(sessions: Sessions, session: Session, question: str) -> float:
     """Seconds to the first token; returns when the answer is whole."""
     begun = time.perf_counter()
@@ -96,10 +102,10 @@ async def ask(sessions: Sessions, session: Session, question: str) -> float:
 
 async def time_first_tokens(sessions: Sessions, questions: int) -> dict[str, object]:
     """One person, one new conversation for each question."""
-    await ask(sessions, sessions.begin("warm-up"), "What is warm?")
+    await ask(sessions, sessions.begin(person(0)), "What is warm?")
     words = sorted(topics)
     seconds = [
-        await ask(sessions, sessions.begin("one"), f"What happens to {words[n % len(words)]} statements?")
+        await ask(sessions, sessions.begin(person(0)), f"What happens to {words[n % len(words)]} statements?")
         for n in range(questions)
     ]
     milliseconds = 1000 * np.array(seconds)
@@ -119,7 +125,7 @@ async def be_many(sessions: Sessions, people: int, minutes: float) -> dict[str, 
 
     async def be_one(number: int) -> None:
         nonlocal asked, errors, strangers
-        session = sessions.begin(f"person-{number}")
+        session = sessions.begin(person(number))
         count = 0
         while time.monotonic() < end:
             question = f"Person {number} asks for the time {count} what ferries do"
@@ -130,7 +136,7 @@ async def be_many(sessions: Sessions, people: int, minutes: float) -> dict[str, 
             errors += turn.error is not None
             strangers += turn.question != question or turn.answer != f"Echo: {question}"
             if count % QUESTIONS_PER_CONVERSATION == 0:
-                session = sessions.begin(f"person-{number}")
+                session = sessions.begin(person(number))
             await asyncio.sleep(generator.random())
 
     async def watch() -> None:

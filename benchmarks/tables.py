@@ -46,6 +46,22 @@ def operators(result: Result) -> str:
     )
 
 
+def launches(result: Result) -> str:
+    header = ["strategy", "way", "forward passes", "operators", "operators per chunk"]
+    rows = [
+        [
+            strategy,
+            way,
+            f"{row['passes']:,}",
+            f"{row['operators']:,}",
+            f"{row['operators'] / row['chunks']:.0f}",
+        ]
+        for strategy, ways in result["results"].items()
+        for way, row in ways.items()
+    ]
+    return make_table(header, rows)
+
+
 def chat(result: Result) -> str:
     first, many = result["results"]["first_token"], result["results"]["many"]
     memory_mb = many["memory_mb"]
@@ -224,6 +240,7 @@ TABLES: Mapping[str, tuple[str, Callable[[Result], str]]] = {
     "split_layers": ("split_layers", quality.split_layers),
     "quotes": ("quotes", quality.quotes),
     "chat": ("chat", chat),
+    "launches": ("launches", launches),
 }
 """Result file and renderer of each table."""
 

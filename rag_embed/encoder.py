@@ -106,6 +106,11 @@ class Encoder:
         """Length of the passes that short texts share: one size per device, whatever `batch_tokens` is."""
         return pick_batch_tokens(self.device) // 4
 
+    @property
+    def batches_documents(self) -> bool:
+        """Whether documents of any length share passes, at the price of their last bits: on accelerators."""
+        return self.device.type != "cpu"
+
     def tokenize(self, text: str) -> Tokens:
         """Tokenise a whole text of any length, without special tokens.
 
@@ -229,6 +234,13 @@ class Encoder:
             )
         self.forward_count = 0
 
+    def _send(self, ids: Int[np.ndarray, "..."]) -> Int[Tensor, "..."]:
+        """Copy to the device; from pinned memory, where the processor goes on meanwhile."""
+        tensor = torch.from_numpy(ids)
+        if self.device.type == "cuda":
+            return tensor.pin_memory().to(self.device, non_blocking=True)
+        return tensor.to(self.device)
+
     def _project(self, token_states: Float[Tensor, "... _"]) -> Float[Tensor, "... dim"]:
         return token_states if self._head is None else self._head(token_states)
 
@@ -240,8 +252,8 @@ class Encoder:
         positions = np.concatenate([np.arange(first, first + length) for length in lengths])
         self.forward_count += 1
         output = self._model(
-            input_ids=torch.from_numpy(np.concatenate(batch))[None].to(self.device),
-            position_ids=torch.from_numpy(positions)[None].to(self.device),
+            input_ids=self._send(np.concatenate(batch))[None],
+            position_ids=self._send(positions)[None],
             text_lengths=lengths,
             unseen_tokens=unseen_tokens,
         )
@@ -255,7 +267,7 @@ class Encoder:
         states: dict[int, Float[Tensor, "_ dim"]] = {}
         for _, same_length in groupby(order, key=lambda index: len(batch[index])):
             members = list(same_length)
-            ids = torch.from_numpy(np.stack([batch[index] for index in members])).to(self.device)
+            ids = self._send(np.stack([batch[index] for index in members]))
             is_seen = torch.ones_like(ids)
             is_seen[:, ids.shape[1] - unseen_tokens :] = 0
             self.forward_count += 1

@@ -47,6 +47,8 @@ class TokenEncoder(Protocol):
     def capacity(self) -> int: ...  # noqa: D102
     @property
     def shared_pass_tokens(self) -> int: ...  # noqa: D102
+    @property
+    def batches_documents(self) -> bool: ...  # noqa: D102
     def tokenize(self, text: str) -> Tokens: ...  # noqa: D102
     def tokenize_all(self, texts: Sequence[str]) -> list[Tokens]: ...  # noqa: D102
     def tokenize_template(self, template: str, **fields: str) -> Int[np.ndarray, " _"]: ...  # noqa: D102
@@ -99,7 +101,7 @@ class Reading(Protocol):
         """Take the states of the own sequences off the stream and average them.
 
         Returns:
-            float32 on the CPU, not normalised.
+            float32 where the states are, not normalised.
         """
 
 
@@ -202,8 +204,8 @@ class JoinedReading:
 
 
 def read(encoder: TokenEncoder, reading: Reading) -> Float[Tensor, "rows dim"]:
-    """Send one reading through the encoder."""
-    return reading.finish(encoder.encode(reading.sequences))
+    """Send one reading through the encoder; the rows are on the CPU."""
+    return reading.finish(encoder.encode(reading.sequences)).cpu()
 
 
 def read_all(encoder: TokenEncoder, readings: Sequence[Reading]) -> list[Float[Tensor, "rows dim"]]:
@@ -211,15 +213,22 @@ def read_all(encoder: TokenEncoder, readings: Sequence[Reading]) -> list[Float[T
 
     Short readings, of at most a quarter of a shared pass, go through in passes of one fixed size, in which
     company changes no bit (`Encoder.encode`); longer ones go through by themselves. Which is which depends on
-    the reading alone.
+    the reading alone. Only where an encoder batches documents do last bits depend on company: an accelerator
+    spends more on starting a pass, and on waiting for a copy, than on what is in it.
 
     Args:
         encoder: Gives token states.
         readings: In any number.
 
     Returns:
-        The rows of each, in the given order.
+        The rows of each, in the given order, on the CPU.
     """
+    if encoder.batches_documents:
+        states = encoder.encode(chain.from_iterable(reading.sequences for reading in readings))
+        rows = [reading.finish(states) for reading in readings]
+        full = [each for each in rows if len(each)]  # what has no sequence has its no rows on the CPU
+        whole = torch.cat(full).cpu() if full else torch.empty(0, encoder.dim)
+        return list(whole.split([len(each) for each in rows]))
     if not encoder.profile.is_packable:  # texts of one length are stacked, and the stack's height tells
         return [read(encoder, reading) for reading in readings]
     special = len(encoder.prefix_ids) + len(encoder.suffix_ids)
@@ -230,7 +239,7 @@ def read_all(encoder: TokenEncoder, readings: Sequence[Reading]) -> list[Float[T
         chain.from_iterable(reading.sequences for reading in together), pass_tokens=encoder.shared_pass_tokens
     )
     return [
-        reading.finish(states) if short else read(encoder, reading)
+        reading.finish(states).cpu() if short else read(encoder, reading)
         for reading, short in zip(readings, is_short, strict=True)
     ]
 

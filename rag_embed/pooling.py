@@ -42,14 +42,24 @@ class SpanPool:
         end = start + len(token_states)
         states = token_states.float()
         self._sums = self._sums.to(states.device)
+        if states.device.type != "cpu":
+            self._add_at_once(states, start)
+            return
         for index in ((self._starts < end) & (self._ends > start)).nonzero().flatten().tolist():
             first = max(int(self._starts[index]), start)
             last = min(int(self._ends[index]), end)
             self._sums[index] += states[first - start : last - start].sum(dim=0)
             self._counts[index] += last - first
 
+    def _add_at_once(self, states: Float[Tensor, "tokens dim"], start: int) -> None:
+        """Add with one product, where starting a sum costs more than its terms; the last bits differ."""
+        places = torch.arange(start, start + len(states))
+        is_inside = (places >= self._starts[:, None]) & (places < self._ends[:, None])
+        self._sums += is_inside.to(states.device, torch.float32, non_blocking=True) @ states
+        self._counts += is_inside.sum(dim=1)
+
     def means(self) -> Float[Tensor, "chunks dim"]:
-        """One vector per chunk in the given order, float32 on the CPU, not normalised.
+        """One vector per chunk in the given order, float32 where the states are, not normalised.
 
         Raises:
             InputError: States of some tokens were never added, or twice.
@@ -61,7 +71,7 @@ class SpanPool:
                 f"{int(-missing.clamp(max=0).sum())} were added twice; add every window of the document once "
                 "before taking the means"
             )
-        return self._sums.cpu() / self._counts[:, None]
+        return self._sums / self._counts.to(self._sums.device)[:, None]
 
 
 def pool_spans(
@@ -74,7 +84,7 @@ def pool_spans(
         token_spans: One half-open range per chunk, counted from the document's first token.
 
     Returns:
-        One vector per span in the given order, float32 on the CPU, not normalised.
+        One vector per span in the given order, float32 where the states are, not normalised.
 
     Raises:
         EmptySpanError: A span holds no token; its mean would be NaN.
@@ -88,10 +98,10 @@ def pool_spans(
 
 
 def pool_text(token_states: Float[Tensor, "tokens dim"], pooling: Pooling) -> Float[Tensor, " dim"]:
-    """Make one vector of a text's states, special tokens included; float32 on the CPU, not normalised."""
+    """Make one vector of a text's states, special tokens included; float32, not normalised."""
     if pooling == "mean":
-        return token_states.float().mean(dim=0).cpu()
-    return token_states[0 if pooling == "cls" else -1].to("cpu", torch.float32)
+        return token_states.float().mean(dim=0)
+    return token_states[0 if pooling == "cls" else -1].float()
 
 
 def normalise(vectors: Float[Tensor, "chunks dim"]) -> Float[Tensor, "chunks dim"]:

@@ -216,6 +216,16 @@ def test_short_documents_runs(tmp_path):
     assert len(results) == 7
 
 
+def test_launches_runs(tmp_path):
+    from benchmarks import launches
+
+    for ways in run_quick(launches, tmp_path).values():
+        apart, batched = ways[launches.APART], ways[launches.BATCHED]
+        assert batched["passes"] < apart["passes"]
+        assert batched["operators"] < apart["operators"]
+        assert (batched["tokens"], batched["chunks"]) == (apart["tokens"], apart["chunks"])
+
+
 def test_chat_runs(tmp_path):
     pytest.importorskip("nicegui")
     from benchmarks import chat

@@ -161,6 +161,27 @@ def test_nodes_of_short_documents_share_passes_too(tiny_folder: Path) -> None:
     assert single.embedding == next(node.embedding for node in nodes if node.ref_doc_id == "41")
 
 
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_where_documents_are_batched_passes_are_full_and_vectors_near(
+    monkeypatch: pytest.MonkeyPatch, strategy: str
+) -> None:
+    """What an accelerator does: as many passes as the tokens fill, whatever documents they are of."""
+    embedder = load_embedder(Recipe(strategy=strategy, dtype="float32"), device="cpu")
+    long = ChunkedText(DOCUMENT * 3, sentences(DOCUMENT * 3, 3))
+    documents = [*short_documents(12), long, *short_documents(5), long, ChunkedText("a", [])]
+    apart = list(embedder.embed_documents(documents))
+    monkeypatch.setattr(Encoder, "batches_documents", True)
+    encoders = {embedder.encoder, embedder.context_encoder}
+    before = [(encoder.forward_count, encoder.token_count) for encoder in encoders]
+    together = list(embedder.embed_documents(documents))
+    for encoder, (passes, tokens) in zip(encoders, before, strict=True):
+        longest = encoder.max_tokens
+        most = (encoder.token_count - tokens) / (encoder.batch_tokens - longest) + 1
+        assert encoder.forward_count - passes <= most
+    assert [vectors.shape for vectors in together] == [vectors.shape for vectors in apart]
+    assert max(float((a - b).abs().max()) for a, b in zip(together, apart, strict=True) if len(a)) < 1e-5
+
+
 def test_plain_nodes_are_not_disturbed(tiny_folder: Path) -> None:
     model = ContextualEmbedding(model=str(tiny_folder), device="cpu", strategy="isolated")
     nodes = model([TextNode(text="one"), TextNode(text="two")])

@@ -32,14 +32,16 @@ def test_window_by_window_equals_the_whole_equals_double_precision(
     spans = data.draw(token_spans(token_count))
     overlap = data.draw(st.integers(0, capacity // 2))
     states = torch.randn(token_count, DIM, generator=torch.Generator().manual_seed(seed))
-    pool = SpanPool(spans, DIM)
+    pool, on_accelerator = SpanPool(spans, DIM), SpanPool(spans, DIM)
     for window in make_windows(token_count, capacity=capacity, overlap=overlap):
         pool.add(states[window.own_start : window.own_end], window.own_start)
+        on_accelerator._add_at_once(states[window.own_start : window.own_end], window.own_start)
     expected = torch.stack([states[span.start : span.end].double().mean(dim=0) for span in spans])
     whole = pool_spans(states, spans)
     assert whole.dtype == torch.float32
     assert (pool.means().double() - expected).abs().max() < 1e-6
     assert (whole.double() - expected).abs().max() < 1e-6
+    assert (on_accelerator.means().double() - expected).abs().max() < 1e-6
 
 
 def test_the_order_of_windows_does_not_matter() -> None:
