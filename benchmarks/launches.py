@@ -1,7 +1,7 @@
 """What is launched for thirty documents, document by document and batched as on an accelerator.
 
-Counted on a processor that goes an accelerator's way: forward passes, and operators of torch, each of which is
-a kernel or several there. No time is taken.
+Counted on a processor that goes an accelerator's way: forward passes, and operators of torch, each of which
+is a kernel or several there. No time is taken.
 """
 
 from __future__ import annotations
