@@ -33,7 +33,8 @@ FAMILIES: tuple[Family, ...] = (
         dims=(768,),
         max_tokens=512,
         licence="Apache-2.0",
-        tested=_STOCK,
+        tested="weights tested: alone equal to sentence-transformers, late chunks to transformers' states; "
+        "hybrid search, late interaction, adapter training; " + _STOCK,
     ),
     Family(
         name="e5-instruct",
