@@ -17,9 +17,13 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+import numpy as np
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import to_jsonable_python
 from qdrant_client import QdrantClient, models
+
+from rag_embed.qdrant.local_bits import restore_bits
+from rag_embed.qdrant.port import StoredPoint
 
 INSERT = TypeAdapter(models.PointsList)
 SELECTOR = TypeAdapter(models.FilterSelector)
@@ -49,6 +53,8 @@ class StandIn:
         self.requests: list[str] = []
         self.queries: list[models.QueryRequest] = []
         self.indexes: dict[str, dict[str, str]] = {}
+        self.index_params: dict[str, dict[str, Any]] = {}
+        self.created: dict[str, models.CreateCollection] = {}
         self.failures: deque[Failure] = deque()
         self.api_key: str | None = None
         self.remembers_metadata = True
@@ -73,9 +79,25 @@ class StandIn:
 
     def get_collection(self, name: str, body: bytes) -> Any:
         info = to_jsonable_python(self.database.get_collection(name))
-        indexes = self.indexes.get(name, {})
-        info["payload_schema"] = {k: {"data_type": kind, "points": 0} for k, kind in indexes.items()}
+        params = self.index_params.get(name, {})
+        info["payload_schema"] = {
+            key: {"data_type": kind, "params": params.get(key), "points": 0}
+            for key, kind in self.indexes.get(name, {}).items()
+        }
+        self._add_what_local_mode_forgets(name, info["config"])
         return info
+
+    def _add_what_local_mode_forgets(self, name: str, config: dict[str, Any]) -> None:
+        """Say of a collection what it was made with, as a server does."""
+        request = self.created.get(name)
+        if request is None:
+            return
+        names = ("shard_number", "replication_factor", "write_consistency_factor", "sharding_method")
+        for key in (*names, "on_disk_payload"):
+            if (value := getattr(request, key)) is not None:
+                config["params"][key] = to_jsonable_python(value)
+        if request.hnsw_config is not None:
+            config["hnsw_config"] |= request.hnsw_config.model_dump(mode="json", exclude_none=True)
 
     def put_collection(self, name: str, body: bytes) -> Any:
         request = models.CreateCollection.model_validate_json(body)
@@ -87,6 +109,7 @@ class StandIn:
             metadata=metadata,
         )
         self.indexes[name] = {}
+        self.created[name] = request
         return created
 
     def patch_collection(self, name: str, body: bytes) -> Any:
@@ -102,15 +125,29 @@ class StandIn:
     def put_index(self, name: str, body: bytes) -> Any:
         request = models.CreateFieldIndex.model_validate_json(body)
         schema = to_jsonable_python(request.field_schema)
-        kind = schema["type"] if isinstance(schema, dict) else schema
-        self.indexes[name][request.field_name] = kind
+        self.indexes[name][request.field_name] = schema["type"] if isinstance(schema, dict) else schema
+        if isinstance(schema, dict):
+            self.index_params.setdefault(name, {})[request.field_name] = schema
         return {"operation_id": 1, "status": "completed"}
 
     def put_points(self, name: str, body: bytes) -> Any:
         assert len(body) < 5_000_000, f"a request of {len(body):,} bytes"
         request = INSERT.validate_json(body)
         done = self.database.upsert(name, request.points, update_filter=request.update_filter)
+        if request.update_filter is None:
+            self._leave_unit_vectors(name, request.points)
         return to_jsonable_python(done)
+
+    def _leave_unit_vectors(self, name: str, points: list[models.PointStruct]) -> None:
+        """Keep the bits of unit vectors, as the server does and the local mode behind this does not."""
+        for point in points:
+            units = {
+                key: vector
+                for key, vector in (point.vector.items() if isinstance(point.vector, dict) else ())
+                if isinstance(vector, list)
+                and (np.abs(np.square(np.asarray(vector, np.float32)).sum(axis=-1) - 1.0) <= 1e-6).all()
+            }
+            restore_bits(self.database, name, [StoredPoint(_plain(point.id), {}, others=units)], "")
 
     def post_points(self, name: str, body: bytes) -> Any:
         request = models.PointRequest.model_validate_json(body)
@@ -158,6 +195,11 @@ class StandIn:
         request = models.CountRequest.model_validate_json(body)
         assert request.exact
         return {"count": self.database.count(name, count_filter=request.filter).count}
+
+
+def _plain(id_: Any) -> int | str:
+    """A point's id as the local mode keys it."""
+    return id_ if isinstance(id_, int) else str(id_)
 
 
 def _handler(state: StandIn) -> type[BaseHTTPRequestHandler]:

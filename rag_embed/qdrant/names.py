@@ -11,7 +11,7 @@ from qdrant_client import models
 from rag_embed.errors import InputError
 from rag_embed.qdrant.lexical import LexicalForm
 from rag_embed.qdrant.retry import RetryPolicy
-from rag_embed.qdrant.schema import CollectionSettings
+from rag_embed.qdrant.settings import CollectionSettings
 
 _SAME = {"dense_vector_name": "vector_name", "client_kwargs": "client_options"}
 _SETTINGS = ("quantization_config", "shard_number", "replication_factor", "write_consistency_factor")

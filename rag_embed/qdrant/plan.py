@@ -14,11 +14,11 @@ from rag_embed.qdrant.points import PointBatch
 from rag_embed.qdrant.port import CollectionInfo, Engine
 from rag_embed.qdrant.schema import (
     CollectionSchema,
-    CollectionSettings,
     make_record,
     read_record,
     read_schema,
 )
+from rag_embed.qdrant.settings import CollectionSettings
 from rag_embed.qdrant.storage import VectorStorage
 
 

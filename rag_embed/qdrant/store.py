@@ -31,8 +31,8 @@ from rag_embed.qdrant.plan import CollectionPlan
 from rag_embed.qdrant.queries import check_options
 from rag_embed.qdrant.reading import StoreReading
 from rag_embed.qdrant.retry import RetryPolicy
-from rag_embed.qdrant.schema import CollectionSettings
 from rag_embed.qdrant.secrecy import without_secrets
+from rag_embed.qdrant.settings import CollectionSettings
 from rag_embed.qdrant.storage import VectorStorage
 
 DEFAULT_VECTOR_NAME = "dense"
