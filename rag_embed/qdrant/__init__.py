@@ -1,5 +1,6 @@
 """Chunks in Qdrant: a server, the client's memory, or a folder served by an engine in this process."""
 
+from rag_embed.qdrant.cluster import ClusterOptions
 from rag_embed.qdrant.copying import CopyReport
 from rag_embed.qdrant.integrity import IntegrityReport
 from rag_embed.qdrant.retry import RetryPolicy
@@ -9,6 +10,7 @@ from rag_embed.qdrant.storage import VectorStorage
 from rag_embed.qdrant.store import QdrantChunkStore
 
 __all__ = [
+    "ClusterOptions",
     "CollectionSchema",
     "CollectionSettings",
     "CopyReport",

@@ -70,6 +70,7 @@ class Blueprint:
             shard_number=settings.shard_number,
             replication_factor=settings.replication_factor,
             write_consistency_factor=settings.write_consistency_factor,
+            sharding_method=settings.sharding_method,
             on_disk_payload=self.info.on_disk_payload
             if settings.on_disk_payload is None
             else settings.on_disk_payload,

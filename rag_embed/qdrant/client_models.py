@@ -43,11 +43,14 @@ def to_query(search: Search) -> models.NearestQuery | QueryVector:
     return models.NearestQuery(nearest=search.vector, mmr=mmr)
 
 
-def to_batch(searches: Sequence[Search], *, is_local: bool) -> list[models.QueryRequest]:
+def to_batch(
+    searches: Sequence[Search], shards: list[int | str] | None = None, *, is_local: bool
+) -> list[models.QueryRequest]:
     """Let every search score the candidates of all; only the first brings payloads."""
     finders = [_to_finder(search, is_local=is_local) for search in searches if search.limit]
     return [
         models.QueryRequest(
+            shard_key=shards,
             prefetch=finders,
             query=search.vector,
             using=search.vector_name,

@@ -12,6 +12,7 @@ from typing_extensions import Self
 
 from rag_embed.errors import InputError, StoreError
 from rag_embed.qdrant.client_engine import ClientEngine
+from rag_embed.qdrant.cluster import ONE_SHARD, ClusterOptions
 from rag_embed.qdrant.collection import Collection
 from rag_embed.qdrant.connect import BlockingEngine, Connection
 from rag_embed.qdrant.copying import CopyProgress, CopyReport, copy_collection
@@ -25,6 +26,20 @@ T = TypeVar("T")
 Flow = Callable[[Engine], Coroutine[object, None, T]]
 
 
+def in_shards(flow: Flow[T], options: Mapping[str, object]) -> Flow[T]:
+    """Let a flow write to and read from the shards that a call names, if it names any."""
+    shard_identifier = options.get("shard_identifier")
+    if shard_identifier is None:
+        return flow
+
+    def routed(engine: Engine) -> Coroutine[object, None, T]:
+        if not isinstance(engine, ClientEngine):
+            raise InputError(f"shard_identifier={shard_identifier!r} for {engine.where}: {ONE_SHARD}")
+        return flow(engine.in_shards(shard_identifier))
+
+    return routed
+
+
 class StoreLifecycle:
     """What every store does around its collection; mixed into a pydantic model that has these attributes."""
 
@@ -32,6 +47,7 @@ class StoreLifecycle:
     api_key: str | None
     client_options: dict[str, Any]
     settings: CollectionSettings
+    cluster: ClusterOptions
     _connection: Connection
     _collection: Collection
     _is_closed: bool
@@ -111,8 +127,8 @@ class StoreLifecycle:
         run_blocking(target._collection.read_schema(source))
         target._collection.forget()
         with into.writing:
-            flow = copy_collection(source, into, settings=target.settings, progress=progress)
-            return run_blocking(flow)
+            settings = target.settings.for_cluster(target.cluster)
+            return run_blocking(copy_collection(source, into, settings=settings, progress=progress))
 
     async def acopy_to(self, target: StoreLifecycle, *, progress: CopyProgress | None = None) -> CopyReport:
         """Do what `copy_to` does, on a thread."""
@@ -177,9 +193,9 @@ class StoreLifecycle:
             self._collection.forget()
             raise
 
-    def _write(self, flow: Flow[T]) -> T:
+    def _write(self, flow: Flow[T], options: Mapping[str, object] | None = None) -> T:
         with self._engine().writing:
-            return self._run(flow)
+            return self._run(in_shards(flow, options or {}))
 
     async def _arun(self, flow: Flow[T], *, writes: bool = False) -> T:
         engine = None if self._is_closed else self._connection.for_loop()
@@ -191,5 +207,5 @@ class StoreLifecycle:
             self._collection.forget()
             raise
 
-    async def _awrite(self, flow: Flow[T]) -> T:
-        return await self._arun(flow, writes=True)
+    async def _awrite(self, flow: Flow[T], options: Mapping[str, object] | None = None) -> T:
+        return await self._arun(in_shards(flow, options or {}), writes=True)

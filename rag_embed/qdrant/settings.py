@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from qdrant_client import models
 
 from rag_embed.errors import DimensionMismatchError, InputError
+from rag_embed.qdrant.cluster import ClusterOptions
 from rag_embed.qdrant.legs import Legs
 from rag_embed.qdrant.schema import make_record
 from rag_embed.qdrant.storage import VectorStorage
@@ -33,6 +34,8 @@ class CollectionSettings(BaseModel):
         shard_number: Shards of the collection; for clusters, like the next two.
         replication_factor: Copies of each shard.
         write_consistency_factor: Copies that must confirm a write.
+        sharding_method: Whether the server chooses a chunk's shard ("auto"), or the store names it
+            ("custom", which `ClusterOptions` with shard keys imply). Fixed when the collection is made.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -48,6 +51,27 @@ class CollectionSettings(BaseModel):
     shard_number: Positive | None = None
     replication_factor: Positive | None = None
     write_consistency_factor: Positive | None = None
+    sharding_method: models.ShardingMethod | None = None
+
+    @property
+    def of_clusters(self) -> dict[str, object]:
+        """What only a cluster does."""
+        names = ("shard_number", "replication_factor", "write_consistency_factor", "sharding_method")
+        return {name: getattr(self, name) for name in names}
+
+    def for_cluster(self, cluster: ClusterOptions) -> CollectionSettings:
+        """Make them those of a collection whose shards are named, if the store names them.
+
+        Raises:
+            InputError: They leave the shards to the server.
+        """
+        if not cluster.is_sharded or self.sharding_method is models.ShardingMethod.CUSTOM:
+            return self
+        if self.sharding_method is not None:
+            raise InputError(
+                "sharding_method is auto, and the store is given shard keys; expected custom. Leave it out"
+            )
+        return self.model_copy(update={"sharding_method": models.ShardingMethod.CUSTOM})
 
     def check_storage(self, storage: VectorStorage | None) -> None:
         """Refuse to be told the same thing twice.
@@ -118,6 +142,7 @@ class CollectionSettings(BaseModel):
             shard_number=self.shard_number,
             replication_factor=self.replication_factor,
             write_consistency_factor=self.write_consistency_factor,
+            sharding_method=self.sharding_method,
             on_disk_payload=self.on_disk_payload,
             hnsw_config=self.hnsw_config or (TENANT_HNSW if has_tenants else None),
             optimizers_config=self.optimizers_config,
