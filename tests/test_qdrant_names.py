@@ -206,7 +206,7 @@ def test_search_params_reach_the_engine(tmp_path: Path) -> None:
         ({"qdrant_filter": 1}, "query knows no 'qdrant_filter'.* did you mean qdrant_filters?"),
         (
             {"shard_identifier": "eu"},
-            "shard_identifier='eu'; this store leaves shards to the server.*tenant_key=",
+            "shard_identifier='eu' for local Qdrant.*are one shard and one copy.*tenant_key=",
         ),
         ({"hybrid_weight": 2}, "query knows no 'hybrid_weight'; expected qdrant_filters, .*mmr_threshold"),
         (
@@ -272,6 +272,7 @@ def test_names_of_the_stock_store_are_taken() -> None:
         }
         with QdrantChunkStore("docs", url=server.url, **options) as store:
             store.add(make_nodes(3, page=1))
+            assert not store.cluster.is_sharded
             assert store.client_options == {"pool_size": 2}
             assert store.retry == RetryPolicy(attempts=2)
             schema = store.info()
@@ -296,7 +297,10 @@ def test_names_of_the_stock_store_are_taken() -> None:
         ({"fastembed_sparse_model": "splade"}, "takes no fastembed_sparse_model=: lexical= keeps"),
         ({"bm25_config": {"min_token_len": 3}}, "bm25_config has min_token_len; expected what"),
         ({"index_doc_id": False}, "takes no index_doc_id=: the document id is always indexed"),
-        ({"shard_keys": ["eu"]}, "takes no shard_keys=: .*tenant_key="),
+        (
+            {"shard_keys": ["eu"]},
+            "cluster.shard_keys for a collection in :memory:: .* are one shard and one copy.*tenant_key=",
+        ),
         ({"vector_nam": "x"}, "knows no vector_nam=; did you mean vector_name=?"),
         ({"api_keey": "sesame"}, "knows no api_keey=; did you mean api_key=?"),
         ({"nonsense": 1}, "knows no nonsense=; expected some of api_key, .*vector_name"),

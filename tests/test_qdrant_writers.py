@@ -16,8 +16,9 @@ from qdrant_client import QdrantClient
 
 from rag_embed.errors import StoreError
 from rag_embed.qdrant import QdrantChunkStore
+from rag_embed.qdrant.paging import scroll_all
 from rag_embed.qdrant.points import point_id
-from rag_embed.qdrant.port import run_blocking, scroll_all
+from rag_embed.qdrant.port import run_blocking
 from tests.qdrant_cases import ask, make_nodes
 from tests.qdrant_standin import serve
 

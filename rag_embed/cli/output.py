@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from typing import TYPE_CHECKING
 
@@ -219,6 +219,16 @@ class Output:
                 progress.update(task, advance=done.characters, document=done.document_id[-40:])
 
             yield step
+
+    @contextmanager
+    def counting(self, description: str, total: int) -> Iterator[Callable[[int], None]]:
+        """Show a bar over things that are counted, on a terminal only."""
+        columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+        with Progress(
+            *columns, console=self._err, transient=True, disable=not self._err.is_terminal
+        ) as progress:
+            task = progress.add_task(description, total=total)
+            yield lambda done: progress.update(task, advance=done)
 
 
 def describe_sync(source: str, report: SyncReport, seconds: float) -> str:

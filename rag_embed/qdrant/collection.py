@@ -24,6 +24,7 @@ from rag_embed.errors import InputError, MissingVectorError
 from rag_embed.qdrant.filters import DOCUMENT_KEY, all_of, has_node_ids, is_of_documents, to_condition
 from rag_embed.qdrant.hybrid import to_hybrid_search, to_lexical_search, to_token_search
 from rag_embed.qdrant.legs import TOKENS_NAME, check_tokens
+from rag_embed.qdrant.paging import scroll_all, to_pages
 from rag_embed.qdrant.plan import CollectionPlan
 from rag_embed.qdrant.points import (
     NO_DOCUMENT,
@@ -33,7 +34,7 @@ from rag_embed.qdrant.points import (
     point_to_node,
     possible_point_ids,
 )
-from rag_embed.qdrant.port import Engine, PointId, StoredPoint, Vectors, scroll_all, to_pages
+from rag_embed.qdrant.port import Engine, PointId, StoredPoint, Vectors
 from rag_embed.qdrant.queries import LEXICAL_MODES, check_query, to_query_condition, to_search
 from rag_embed.qdrant.schema import CollectionSchema
 from rag_embed.qdrant.writing import empty_document, replace_chunks, write_points

@@ -16,6 +16,7 @@ from qdrant_client import AsyncQdrantClient, QdrantClient
 
 from rag_embed.errors import InputError
 from rag_embed.qdrant.client_engine import ClientEngine, is_local
+from rag_embed.qdrant.cluster import NO_CLUSTER, ClusterOptions
 from rag_embed.qdrant.edge_folder import collection_folder
 from rag_embed.qdrant.retry import RetryPolicy
 from rag_embed.qdrant.secrecy import check_address, without_credentials
@@ -45,6 +46,7 @@ class Connection:
         aclient: The same for async; never together with a client in local mode, for they would share nothing.
         options: More arguments of QdrantClient for `url`.
         retry: How patiently a server is asked again.
+        cluster: Which shards are written to and read from, and how consistently.
     """
 
     collection_name: str
@@ -55,6 +57,7 @@ class Connection:
     aclient: AsyncQdrantClient | None = None
     options: Mapping[str, Any] = field(default_factory=dict, repr=False)
     retry: RetryPolicy = field(default_factory=RetryPolicy)
+    cluster: ClusterOptions = NO_CLUSTER
 
     def __post_init__(self) -> None:
         check_address(self.url)
@@ -87,6 +90,15 @@ class Connection:
         self._async: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, ClientEngine] = (
             weakref.WeakKeyDictionary()
         )
+
+    @property
+    def one_shard(self) -> str | None:
+        """Name a place that is one shard and one copy, a folder or memory; None for a server."""
+        if self.path is not None:
+            return f"folder {self.path!r}"
+        client = self.client or self.aclient
+        is_one = self.location is not None or (client is not None and is_local(client))
+        return MEMORY if is_one else None
 
     @property
     def is_in_memory(self) -> bool:
@@ -173,6 +185,7 @@ class Connection:
             where=where,
             retry=self.retry,
             timeout_s=self.options.get("timeout") if is_ours else None,
+            cluster=self.cluster,
         )
 
 

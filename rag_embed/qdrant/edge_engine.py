@@ -98,8 +98,14 @@ class EdgeEngine:
         with self._held():
             if self._file is None or self._shard is None:
                 return None
+            settings = self._folder.read_settings()
             return CollectionInfo(
-                self._file.vectors, self._file.metadata, self._indexed(), sparse=frozenset(self._file.sparse)
+                self._file.vectors,
+                self._file.metadata,
+                edge_models.read_edge_indexes(self._shard.engine.info()),
+                sparse={name: settings.sparse_of(name) for name in self._file.sparse},
+                hnsw=settings.hnsw_config,
+                on_disk_payload=settings.on_disk_payload,
             )
 
     async def create(self, request: models.CreateCollection) -> None:
@@ -169,13 +175,18 @@ class EdgeEngine:
                 self._flushed_at = time.monotonic()
 
     async def retrieve(
-        self, ids: Sequence[PointId], vector_name: str, others: Sequence[str] = ()
+        self,
+        ids: Sequence[PointId],
+        vector_name: str,
+        others: Sequence[str] = (),
+        *,
+        with_payload: bool = False,
     ) -> list[StoredPoint]:
         """Fetch the vectors of those of the points that exist."""
         with self._held() as shard:
             records = shard.engine.retrieve(
                 [edge_filters.to_edge_id(id_) for id_ in ids],
-                with_payload=False,
+                with_payload=with_payload,
                 with_vector=select_vectors(vector_name, others),
             )
             return [to_stored_point(record, vector_name, others=others) for record in records]
@@ -187,6 +198,8 @@ class EdgeEngine:
         limit: int,
         offset: PointId | None,
         keys: Sequence[str] | None = None,
+        *,
+        others: Sequence[str] = (),
     ) -> tuple[list[StoredPoint], PointId | None]:
         """Fetch one page of points ordered by id, and where the next starts."""
         with self._held() as shard:
@@ -196,10 +209,10 @@ class EdgeEngine:
                     limit=limit,
                     filter=edge_filters.to_edge_filter(condition) if condition else None,
                     with_payload=True if keys is None else list(keys),
-                    with_vector=False if vector_name is None else select_vectors(vector_name),
+                    with_vector=False if vector_name is None else select_vectors(vector_name, others),
                 )
             )
-            points = [to_stored_point(record, vector_name or "") for record in records]
+            points = [to_stored_point(record, vector_name or "", others=others) for record in records]
             return points, to_point_id(following) if following is not None else None
 
     async def search(self, search: Search) -> list[StoredPoint]:
@@ -243,9 +256,6 @@ class EdgeEngine:
         """Read everything and compare it with what was written; a collection that does not exist is sound."""
         with self._held() as shard:
             return IntegrityReport(0) if self._file is None else shard.check(self._file)
-
-    def _indexed(self) -> frozenset[str]:
-        return frozenset(self._shard.engine.info().payload_schema) if self._shard else frozenset()
 
     @contextmanager
     def _held(self) -> Iterator[WatchedShard]:

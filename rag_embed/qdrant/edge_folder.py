@@ -60,6 +60,18 @@ class CollectionFile(BaseModel):
         return json.dumps(self.model_dump(mode="json", exclude_none=True), indent=2)
 
 
+class EngineSettings(BaseModel):
+    """What the engine's own `edge_config.json` says and `collection.json` does not."""
+
+    sparse_vectors: dict[str, models.SparseVectorParams] = {}
+    hnsw_config: models.HnswConfigDiff | None = None
+    on_disk_payload: bool | None = None
+
+    def sparse_of(self, name: str) -> models.SparseVectorParams:
+        """Find the settings of a sparse vector."""
+        return self.sparse_vectors.get(name, models.SparseVectorParams())
+
+
 class EdgeFolder:
     """One collection's folder, held by this process until `release`.
 
@@ -135,6 +147,21 @@ class EdgeFolder:
             ) from error
         self._unfinished.unlink(missing_ok=True)
         return content
+
+    def read_settings(self) -> EngineSettings:
+        """Read what the engine keeps of how it was made.
+
+        Raises:
+            StoreError: The file cannot be read.
+        """
+        file = self.shard / "edge_config.json"
+        try:
+            return EngineSettings.model_validate_json(file.read_bytes())
+        except (OSError, ValidationError) as error:
+            raise StoreError(
+                f"{file} cannot be read ({error}); expected what the embedded engine wrote. Restore the "
+                "folder from a copy, or index again"
+            ) from error
 
     def write(self, content: str) -> None:
         """Write the record in one step: after a crash either the old or the new content is there."""

@@ -82,6 +82,21 @@ def to_edge_schema(
     return _KINDS[models.PayloadSchemaType(kind.value)]
 
 
+def read_edge_indexes(info: edge.ShardInfo) -> dict[str, models.PayloadFieldSchema]:
+    """Say which payload keys are indexed, and how; the inverse of `to_edge_schema`."""
+    kinds = {str(kind): schema for schema, kind in _KINDS.items()}
+    indexes: dict[str, models.PayloadFieldSchema] = {}
+    for key, index in info.payload_schema.items():
+        indexes[key] = kinds[str(index.data_type)]
+        if isinstance(index.params, edge.KeywordIndexParams):
+            indexes[key] = models.KeywordIndexParams(
+                type=models.KeywordIndexType.KEYWORD,
+                is_tenant=index.params.is_tenant,
+                on_disk=index.params.on_disk,
+            )
+    return indexes
+
+
 def to_edge_point(point: StoredPoint, vector_name: str, prefix: VectorPrefix | None) -> edge.Point:
     """Translate a point to write."""
     vectors = name_vectors(point, vector_name, prefix)

@@ -10,17 +10,34 @@ from typing import Any, TypeVar
 
 from typing_extensions import Self
 
-from rag_embed.errors import StoreError
+from rag_embed.errors import InputError, StoreError
 from rag_embed.qdrant.client_engine import ClientEngine
+from rag_embed.qdrant.cluster import ONE_SHARD, ClusterOptions
 from rag_embed.qdrant.collection import Collection
 from rag_embed.qdrant.connect import BlockingEngine, Connection
+from rag_embed.qdrant.copying import CopyProgress, CopyReport, copy_collection
 from rag_embed.qdrant.integrity import IntegrityReport, check_points
 from rag_embed.qdrant.port import Engine, run_blocking
 from rag_embed.qdrant.schema import CollectionSchema
 from rag_embed.qdrant.secrecy import KEY_VARIABLE, without_secrets
+from rag_embed.qdrant.settings import CollectionSettings
 
 T = TypeVar("T")
 Flow = Callable[[Engine], Coroutine[object, None, T]]
+
+
+def in_shards(flow: Flow[T], options: Mapping[str, object]) -> Flow[T]:
+    """Let a flow write to and read from the shards that a call names, if it names any."""
+    shard_identifier = options.get("shard_identifier")
+    if shard_identifier is None:
+        return flow
+
+    def routed(engine: Engine) -> Coroutine[object, None, T]:
+        if not isinstance(engine, ClientEngine):
+            raise InputError(f"shard_identifier={shard_identifier!r} for {engine.where}: {ONE_SHARD}")
+        return flow(engine.in_shards(shard_identifier))
+
+    return routed
 
 
 class StoreLifecycle:
@@ -29,6 +46,8 @@ class StoreLifecycle:
     collection_name: str
     api_key: str | None
     client_options: dict[str, Any]
+    settings: CollectionSettings
+    cluster: ClusterOptions
     _connection: Connection
     _collection: Collection
     _is_closed: bool
@@ -76,6 +95,44 @@ class StoreLifecycle:
         if self._is_closed or self._connection.for_loop() is None:
             return await asyncio.to_thread(self.check)
         return await self._arun(self._check)
+
+    def copy_to(self, target: StoreLifecycle, *, progress: CopyProgress | None = None) -> CopyReport:
+        """Copy this collection, with all vectors and payloads, into another store's place.
+
+        The target is made as this one is; of the settings that its store was made with only those of its
+        place count: shards, copies, graph, optimizers and payloads on disk. What is there already is not
+        written again: a copy that was interrupted or killed is completed by calling this again. Nobody may
+        write to either meanwhile.
+
+        Args:
+            target: A store whose collection does not exist, is empty, or is an unfinished copy of this one.
+            progress: Told how many more points were dealt with; their sum is twice the number of points.
+
+        Returns:
+            Counts and digests of both, compared point by point.
+
+        Raises:
+            InputError: Both are one collection, or the target's settings say what the copy takes from here.
+            StoreError: There is nothing to copy, the target holds something else, or the copy is not equal.
+            FingerprintMismatchError: The target's store was opened for another fingerprint.
+        """
+        source, into = self._engine(), target._engine()
+        if source is into or (source.where, self.collection_name) == (into.where, target.collection_name):
+            raise InputError(
+                f"collection {self.collection_name!r} in {source.where} is source and target; expected two. "
+                "Give the copy another name or place"
+            )
+        target.settings.check_copied()
+        # What the target's store was opened for (fingerprint, storage, words, tokens), the source must have.
+        run_blocking(target._collection.read_schema(source))
+        target._collection.forget()
+        with into.writing:
+            settings = target.settings.for_cluster(target.cluster)
+            return run_blocking(copy_collection(source, into, settings=settings, progress=progress))
+
+    async def acopy_to(self, target: StoreLifecycle, *, progress: CopyProgress | None = None) -> CopyReport:
+        """Do what `copy_to` does, on a thread."""
+        return await asyncio.to_thread(self.copy_to, target, progress=progress)
 
     def close(self) -> None:
         """Free the folder or the connections; the store cannot be used afterwards."""
@@ -136,9 +193,9 @@ class StoreLifecycle:
             self._collection.forget()
             raise
 
-    def _write(self, flow: Flow[T]) -> T:
+    def _write(self, flow: Flow[T], options: Mapping[str, object] | None = None) -> T:
         with self._engine().writing:
-            return self._run(flow)
+            return self._run(in_shards(flow, options or {}))
 
     async def _arun(self, flow: Flow[T], *, writes: bool = False) -> T:
         engine = None if self._is_closed else self._connection.for_loop()
@@ -150,5 +207,5 @@ class StoreLifecycle:
             self._collection.forget()
             raise
 
-    async def _awrite(self, flow: Flow[T]) -> T:
-        return await self._arun(flow, writes=True)
+    async def _awrite(self, flow: Flow[T], options: Mapping[str, object] | None = None) -> T:
+        return await self._arun(in_shards(flow, options or {}), writes=True)

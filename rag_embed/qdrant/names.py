@@ -9,18 +9,25 @@ from typing import Any
 from qdrant_client import models
 
 from rag_embed.errors import InputError
+from rag_embed.qdrant.cluster import ClusterOptions
 from rag_embed.qdrant.lexical import LexicalForm
 from rag_embed.qdrant.retry import RetryPolicy
-from rag_embed.qdrant.schema import CollectionSettings
+from rag_embed.qdrant.settings import CollectionSettings
 
 _SAME = {"dense_vector_name": "vector_name", "client_kwargs": "client_options"}
-_SETTINGS = ("quantization_config", "shard_number", "replication_factor", "write_consistency_factor")
+_SETTINGS = (
+    "quantization_config",
+    "shard_number",
+    "replication_factor",
+    "write_consistency_factor",
+    "sharding_method",
+)
+_CLUSTER = ("shard_keys", "shard_key_selector_fn")
 _SPARSE = (
     "lexical= keeps the words of each chunk by Qdrant's BM25 (True, a language, or a LexicalForm), and "
     "fusion is chosen by the query; leave it out"
 )
 _BM25 = ("qdrant/bm25",)
-_SHARDS = "shards by key are left to the server; give tenants their own part of the graph by tenant_key="
 _REQUESTS = "requests are cut by their size and sent one after another; leave it out"
 _REFUSED: Mapping[str, tuple[tuple[object, ...], str]] = {
     "batch_size": ((), _REQUESTS),
@@ -38,9 +45,6 @@ _REFUSED: Mapping[str, tuple[tuple[object, ...], str]] = {
         (True,),
         "the document id is always indexed, because replacing and deleting look for it; leave it out",
     ),
-    "sharding_method": ((models.ShardingMethod.AUTO,), _SHARDS),
-    "shard_key_selector_fn": ((), _SHARDS),
-    "shard_keys": ((), _SHARDS),
 }
 """By name: values that ask for what happens anyway, and what to do instead of others."""
 
@@ -60,8 +64,8 @@ def translate_fields(fields: Mapping[str, Any], known: Collection[str]) -> dict[
         ours["payload_indexes"] = _read_indexes(ours["payload_indexes"])
     for name, value in fields.items():
         if name in known or value is None:
-            continue
-        if name in _SAME:
+            pass
+        elif name in _SAME:
             _put(ours, _SAME[name], value, name)
         elif (name in ("enable_hybrid", "enable_native_bm25") and value is True) or (
             name in ("fastembed_sparse_model", "native_bm25_model") and str(value).lower() in _BM25
@@ -77,6 +81,8 @@ def translate_fields(fields: Mapping[str, Any], known: Collection[str]) -> dict[
             _put(ours, "retry", RetryPolicy(attempts=max(1, value)), name)
         elif name in (*_SETTINGS, "dense_config"):
             ours["settings"] = _add_settings(ours.get("settings"), name, value)
+        elif name in _CLUSTER:
+            ours["cluster"] = _add_cluster(ours.get("cluster"), name, value)
         elif name not in _REFUSED:
             raise _unknown(name, known)
         elif value not in _REFUSED[name][0]:
@@ -105,6 +111,15 @@ def _add_settings(settings: object, name: str, value: Any) -> CollectionSettings
     if twice:
         raise InputError(f"found {name}= and settings with {' and '.join(twice)}; expected one of them")
     return CollectionSettings.model_validate({**known.model_dump(exclude_unset=True), **added})
+
+
+def _add_cluster(cluster: object, name: str, value: Any) -> ClusterOptions:
+    """Add one argument of theirs to what is said to a cluster."""
+    known = ClusterOptions.model_validate(cluster or {})
+    given = {key: getattr(known, key) for key in known.model_fields_set}
+    if name in given:
+        raise InputError(f"found {name}= and cluster with {name}; expected one of them")
+    return ClusterOptions.model_validate({**given, name: value})
 
 
 def _read_bm25(config: Any) -> LexicalForm:

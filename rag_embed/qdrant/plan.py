@@ -8,17 +8,18 @@ from dataclasses import dataclass, replace
 from qdrant_client import models
 
 from rag_embed.errors import FingerprintMismatchError, StoreError
+from rag_embed.qdrant.cluster import NO_CLUSTER, ClusterOptions
 from rag_embed.qdrant.filters import DOCUMENT_INDEXES, to_path
 from rag_embed.qdrant.legs import Legs, check_tokens
 from rag_embed.qdrant.points import PointBatch
 from rag_embed.qdrant.port import CollectionInfo, Engine
 from rag_embed.qdrant.schema import (
     CollectionSchema,
-    CollectionSettings,
     make_record,
     read_record,
     read_schema,
 )
+from rag_embed.qdrant.settings import CollectionSettings
 from rag_embed.qdrant.storage import VectorStorage
 
 
@@ -35,6 +36,7 @@ class CollectionPlan:
         fingerprint: What the collection must hold; None accepts what it holds.
         storage: How it must keep vectors; None accepts what is there.
         legs: What a new one keeps beside the dense vector, and an existing one must.
+        cluster: Which shards chunks are written to.
     """
 
     name: str
@@ -45,6 +47,7 @@ class CollectionPlan:
     fingerprint: str | None
     storage: VectorStorage | None
     legs: Legs
+    cluster: ClusterOptions = NO_CLUSTER
 
     def __post_init__(self) -> None:
         self.settings.check_storage(self.storage)
@@ -70,6 +73,7 @@ class CollectionPlan:
 
         The collection is made if it is not there, its first write recorded, and missing indexes are made.
         """
+        self.cluster.check_points(batch.points)
         info = await engine.describe() or await self._create(engine, batch)
         schema = await self._to_schema(engine, info)
         schema.check_dim(batch.dim, "the embedding of the nodes")

@@ -74,14 +74,18 @@ class CollectionInfo:
     Attributes:
         vectors: Dense vectors by name; the unnamed one is called "".
         metadata: Free values kept with the collection.
-        indexed: Payload keys that have an index.
-        sparse: Names of sparse vectors.
+        indexed: Payload keys that have an index, and which.
+        sparse: Sparse vectors by name.
+        hnsw: The graph; None where the engine does not say.
+        on_disk_payload: Whether payloads stay on disk; None where the engine does not say.
     """
 
     vectors: Mapping[str, models.VectorParams]
     metadata: Mapping[str, object]
-    indexed: frozenset[str]
-    sparse: frozenset[str] = frozenset()
+    indexed: Mapping[str, models.PayloadFieldSchema]
+    sparse: Mapping[str, models.SparseVectorParams] = field(default_factory=dict)
+    hnsw: models.HnswConfigDiff | None = None
+    on_disk_payload: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,9 +215,14 @@ class Engine(Protocol):
         """End a write: bring it to disk, where the engine does not do so by itself."""
 
     async def retrieve(
-        self, ids: Sequence[PointId], vector_name: str, others: Sequence[str] = ()
+        self,
+        ids: Sequence[PointId],
+        vector_name: str,
+        others: Sequence[str] = (),
+        *,
+        with_payload: bool = False,
     ) -> list[StoredPoint]:
-        """Fetch the vectors, without payloads, of those of the points that exist; in any order."""
+        """Fetch the vectors of those of the points that exist, in any order; payloads on request."""
 
     async def scroll(
         self,
@@ -222,6 +231,8 @@ class Engine(Protocol):
         limit: int,
         offset: PointId | None,
         keys: Sequence[str] | None = None,
+        *,
+        others: Sequence[str] = (),
     ) -> tuple[list[StoredPoint], PointId | None]:
         """Fetch one page of points ordered by id.
 
@@ -231,6 +242,7 @@ class Engine(Protocol):
             limit: Points of a page.
             offset: Where the page starts.
             keys: The payload keys they carry; None for all.
+            others: Vectors that they carry beside `vector_name`.
 
         Returns:
             The page, and where the next one starts, if there is one.
@@ -262,28 +274,3 @@ def run_blocking(flow: Coroutine[object, None, T]) -> T:
         return cast(T, finished.value)
     flow.close()
     raise RuntimeError("the flow waits for an event loop; it was given an engine that does not block")
-
-
-def to_pages(items: Sequence[PointId] | Sequence[str]) -> list[list[str]]:
-    """Cut a list of ids into what is sent at once."""
-    return [list(items[start : start + PAGE]) for start in range(0, len(items), PAGE)]  # type: ignore[arg-type]
-
-
-async def scroll_all(
-    engine: Engine,
-    condition: models.Filter | None,
-    vector_name: str | None,
-    *,
-    keys: Sequence[str] | None = None,
-    limit: int | None = None,
-) -> list[StoredPoint]:
-    """Fetch every point that meets a condition, page by page, or the first of them."""
-    points: list[StoredPoint] = []
-    offset: PointId | None = None
-    while limit is None or len(points) < limit:
-        size = PAGE if limit is None else min(PAGE, limit - len(points))
-        page, offset = await engine.scroll(condition, vector_name, size, offset, keys)
-        points += page
-        if offset is None:
-            break
-    return points

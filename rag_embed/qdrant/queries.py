@@ -30,6 +30,9 @@ MODE_OPTIONS: Mapping[VectorStoreQueryMode, tuple[str, ...]] = {
 }
 """The modes, and what LlamaIndex's `vector_store_kwargs` may hold in each."""
 
+SHARD_OPTION = "shard_identifier"
+"""What every method takes beside its own: the shards of a cluster that it is about."""
+
 Model = TypeVar("Model", bound=BaseModel)
 
 
@@ -42,16 +45,10 @@ def check_options(options: Mapping[str, object], *, method: str, known: tuple[st
         known: Names that it takes.
 
     Raises:
-        InputError: An unknown name, or `shard_identifier`.
+        InputError: An unknown name.
     """
-    if options.get("shard_identifier") is not None:
-        raise InputError(
-            f"{method} was given shard_identifier={options['shard_identifier']!r}; this store leaves shards "
-            "to the server. Give each tenant its own part of the graph by tenant_key= and filter by that "
-            "key, or use a collection for each"
-        )
     for name, value in options.items():
-        if value is None or name in known:
+        if value is None or name in (*known, SHARD_OPTION):
             continue
         close = difflib.get_close_matches(name, known, 1)
         hint = f"; did you mean {close[0]}?" if close else ""

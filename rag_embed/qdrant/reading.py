@@ -11,7 +11,7 @@ from llama_index.core.instrumentation import get_dispatcher
 from llama_index.core.schema import BaseNode
 from llama_index.core.vector_stores.types import MetadataFilters, VectorStoreQuery, VectorStoreQueryResult
 
-from rag_embed.qdrant.lifecycle import Flow, StoreLifecycle
+from rag_embed.qdrant.lifecycle import Flow, StoreLifecycle, in_shards
 from rag_embed.qdrant.queries import check_options
 
 dispatcher = get_dispatcher(__name__)
@@ -54,7 +54,8 @@ class StoreReading(StoreLifecycle):
                 must hold as well); except for words alone search_params (a models.SearchParams); for MMR
                 mmr_threshold (1 relevant, 0 varied), mmr_prefetch_k or mmr_prefetch_factor (candidates); for
                 HYBRID fusion ("scores", "dbsf" or "rrf"); for DEFAULT and HYBRID query_tokens, and with them
-                token_weight, for late interaction in the same request. None is not given.
+                token_weight, for late interaction in the same request; shard_identifier, the shards to
+                search. None is not given.
 
         Returns:
             Nodes, best first, with similarities (of Euclid and Manhattan the negative distance) and node ids;
@@ -90,10 +91,12 @@ class StoreReading(StoreLifecycle):
             node_ids: None for any.
             filters: None for all.
             limit: How many at most; None for all.
-            options: None are known.
+            options: shard_identifier, the shards to look in.
         """
         check_options(options, method="get_nodes")
-        return self._run(lambda engine: self._collection.get_nodes(engine, node_ids, filters, limit))
+        return self._run(
+            in_shards(lambda engine: self._collection.get_nodes(engine, node_ids, filters, limit), options)
+        )
 
     async def aget_nodes(
         self,
@@ -104,7 +107,9 @@ class StoreReading(StoreLifecycle):
     ) -> list[BaseNode]:
         """Do what `get_nodes` does, awaiting."""
         check_options(options, method="aget_nodes")
-        return await self._arun(lambda engine: self._collection.get_nodes(engine, node_ids, filters, limit))
+        return await self._arun(
+            in_shards(lambda engine: self._collection.get_nodes(engine, node_ids, filters, limit), options)
+        )
 
     def get_vectors(self, node_ids: Sequence[str]) -> dict[str, list[float]]:
         """Fetch stored vectors, in one request per thousand.
@@ -142,7 +147,12 @@ class StoreReading(StoreLifecycle):
         return await self._arun(lambda engine: self._collection.score_tokens(engine, node_ids, query_vectors))
 
     def _search(self, query: VectorStoreQuery, options: Mapping[str, object]) -> Flow[VectorStoreQueryResult]:
-        given = {name: value for name, value in options.items() if value is not None}
-        return lambda engine: self._collection.query(
-            engine, query, with_vectors=self.return_vectors, options=given
+        given = {
+            name: value for name, value in options.items() if value is not None and name != "shard_identifier"
+        }
+        return in_shards(
+            lambda engine: self._collection.query(
+                engine, query, with_vectors=self.return_vectors, options=given
+            ),
+            options,
         )

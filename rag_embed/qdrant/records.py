@@ -25,11 +25,12 @@ def name_vectors(
     vector = point.vector or []
     if not vector_name and not point.others:
         return vector
+    own = {} if point.vector is None else {vector_name: vector}  # some points of others have only others
     prefixes = {prefix.name: vector[: prefix.dim]} if prefix else {}
     others = {
         name: each.tolist() if isinstance(each, np.ndarray) else each for name, each in point.others.items()
     }
-    return {vector_name: vector, **prefixes, **others}
+    return {**own, **prefixes, **others}
 
 
 def count_numbers(vector: object) -> int:

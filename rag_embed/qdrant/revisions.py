@@ -24,7 +24,8 @@ from typing import TypeAlias
 from qdrant_client import models
 
 from rag_embed.qdrant.filters import all_of, is_of_documents
-from rag_embed.qdrant.port import Engine, PointId, StoredPoint, scroll_all
+from rag_embed.qdrant.paging import scroll_all
+from rag_embed.qdrant.port import Engine, PointId, StoredPoint
 
 REVISION_KEY = "rag_embed_revision"
 """Payload key of a chunk's version; no metadata of the node, so that nothing that reads nodes sees it."""

@@ -1,4 +1,4 @@
-"""Settings of a new collection, and what an existing one accepts.
+"""What an existing collection holds and accepts.
 
 A collection remembers how its vectors were made: under the key `rag_embed` of its metadata it keeps the
 fingerprint and the dimension of the first write. Where there is no such record (a server before 1.16, or a
@@ -9,12 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
 from qdrant_client import models
 
-from rag_embed.errors import DimensionMismatchError, FingerprintMismatchError, InputError, StoreError
+from rag_embed.errors import DimensionMismatchError, FingerprintMismatchError, StoreError
 from rag_embed.qdrant.legs import NO_LEGS, Legs
 from rag_embed.qdrant.points import point_to_node
 from rag_embed.qdrant.port import CollectionInfo, StoredPoint, VectorPrefix
@@ -28,103 +26,6 @@ from rag_embed.qdrant.storage import (
 from rag_embed.stamp import STAMP_KEY, ChunkStamp
 
 RECORD_VERSION = 1
-TENANT_HNSW = models.HnswConfigDiff(m=0, payload_m=16)
-"""No graph over all tenants, one inside each: every query of a tenant stays in its own."""
-
-Positive = Annotated[int, Field(ge=1)]
-
-
-class CollectionSettings(BaseModel):
-    """How a collection is made; without effect on one that exists. None leaves the choice to Qdrant.
-
-    Attributes:
-        dim: Length of the vectors; None takes that of the first ones.
-        distance: How vectors compare. Under Cosine they are normalised when stored, and come back so.
-        datatype: Storage of a component: float32, float16 or uint8. Left out where `storage` says it.
-        on_disk: Whether whole vectors stay on disk rather than in memory.
-        on_disk_payload: The same for payloads.
-        hnsw_config: The graph; with a tenant key it defaults to one graph per tenant.
-        quantization_config: Compression of the vectors that are searched. Left out where `storage` says it.
-        optimizers_config: When segments are merged and indexed; for servers.
-        shard_number: Shards of the collection; for clusters, like the next two.
-        replication_factor: Copies of each shard.
-        write_consistency_factor: Copies that must confirm a write.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    dim: Positive | None = None
-    distance: models.Distance = models.Distance.COSINE
-    datatype: models.Datatype | None = None
-    on_disk: bool | None = None
-    on_disk_payload: bool | None = None
-    hnsw_config: models.HnswConfigDiff | None = None
-    quantization_config: models.QuantizationConfig | None = None
-    optimizers_config: models.OptimizersConfigDiff | None = None
-    shard_number: Positive | None = None
-    replication_factor: Positive | None = None
-    write_consistency_factor: Positive | None = None
-
-    def check_storage(self, storage: VectorStorage | None) -> None:
-        """Refuse to be told the same thing twice.
-
-        Raises:
-            InputError: A storage, and settings that it decides.
-        """
-        given = [name for name in ("datatype", "quantization_config") if getattr(self, name) is not None]
-        if storage is not None and given:
-            raise InputError(
-                f"storage={storage} and settings with {' and '.join(given)}; expected one of them. "
-                "Leave out storage= to choose every setting yourself"
-            )
-
-    def to_request(
-        self,
-        vector_name: str,
-        dim: int,
-        fingerprint: str | None,
-        *,
-        storage: VectorStorage | None,
-        has_tenants: bool,
-        legs: Legs,
-        token_dim: int,
-    ) -> models.CreateCollection:
-        """Build the request that creates the collection.
-
-        Raises:
-            InputError: A storage that does not suit the vectors.
-            DimensionMismatchError: Vectors of another length than `dim`.
-        """
-        if self.dim not in (None, dim):
-            raise DimensionMismatchError(
-                f"the settings of the collection say dim={self.dim}; the first vectors have {dim}. Leave out "
-                "dim, or embed with the model that it was meant for"
-            )
-        plain = models.VectorParams(
-            size=dim,
-            distance=self.distance,
-            datatype=self.datatype,
-            on_disk=self.on_disk,
-            quantization_config=self.quantization_config,
-        )
-        vectors = storage.to_vectors(vector_name, plain) if storage else {vector_name: plain}
-        if legs.names and not vector_name:
-            raise InputError(
-                f"vector_name is '' and the collection is to keep {legs}; expected a name, which vectors "
-                "beside others must have. Leave vector_name out"
-            )
-        vectors |= legs.to_vectors(token_dim)
-        return models.CreateCollection(
-            vectors=vectors if vector_name else vectors[""],
-            sparse_vectors=legs.to_sparse(),
-            shard_number=self.shard_number,
-            replication_factor=self.replication_factor,
-            write_consistency_factor=self.write_consistency_factor,
-            on_disk_payload=self.on_disk_payload,
-            hnsw_config=self.hnsw_config or (TENANT_HNSW if has_tenants else None),
-            optimizers_config=self.optimizers_config,
-            metadata=make_record(dim, fingerprint, legs),
-        )
 
 
 @dataclass(frozen=True, slots=True)

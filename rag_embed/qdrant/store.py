@@ -22,23 +22,25 @@ from llama_index.core.vector_stores.types import (
 from qdrant_client import AsyncQdrantClient, QdrantClient, models
 
 from rag_embed.qdrant.client_engine import ClientEngine
+from rag_embed.qdrant.cluster import ClusterOptions, check_one_shard
 from rag_embed.qdrant.collection import Collection
 from rag_embed.qdrant.connect import BlockingEngine, Connection
 from rag_embed.qdrant.legs import DEFAULT_TOKEN_STORAGE, Legs, TokenStorage
 from rag_embed.qdrant.lexical import LexicalForm
 from rag_embed.qdrant.names import translate_fields
+from rag_embed.qdrant.operations import StoreOperations
 from rag_embed.qdrant.plan import CollectionPlan
 from rag_embed.qdrant.queries import check_options
 from rag_embed.qdrant.reading import StoreReading
 from rag_embed.qdrant.retry import RetryPolicy
-from rag_embed.qdrant.schema import CollectionSettings
 from rag_embed.qdrant.secrecy import without_secrets
+from rag_embed.qdrant.settings import CollectionSettings
 from rag_embed.qdrant.storage import VectorStorage
 
 DEFAULT_VECTOR_NAME = "dense"
 
 
-class QdrantChunkStore(StoreReading, BasePydanticVectorStore):
+class QdrantChunkStore(StoreReading, StoreOperations, BasePydanticVectorStore):
     """Chunks and their vectors in a Qdrant collection.
 
     The collection is made by the first write, and remembers its dimension and how its vectors were made.
@@ -68,6 +70,7 @@ class QdrantChunkStore(StoreReading, BasePydanticVectorStore):
         storage: How vectors are kept and searched: "float32", "float16", "int8", "binary", or a VectorStorage
             with a prefix. None is float32 for a new collection, and what is there for an existing one.
         settings: Other settings of a new collection.
+        cluster: Shards by key, and consistency of reads and writes; for clusters.
         payload_indexes: Metadata keys to index and how; made before anything is written.
         tenant_key: Metadata key that separates tenants; indexed so that each has its own part of the graph.
         fingerprint: What the collection must hold. Checked now if it exists, else at the first write.
@@ -104,6 +107,7 @@ class QdrantChunkStore(StoreReading, BasePydanticVectorStore):
     lexical: LexicalForm | None = None
     tokens: TokenStorage | None = None
     settings: CollectionSettings = Field(default_factory=CollectionSettings)
+    cluster: ClusterOptions = Field(default_factory=ClusterOptions)
     payload_indexes: dict[str, models.PayloadFieldSchema] = Field(default_factory=dict)
     tenant_key: str | None = None
     fingerprint: str | None = None
@@ -150,11 +154,15 @@ class QdrantChunkStore(StoreReading, BasePydanticVectorStore):
             aclient=aclient,
             options=options,
             retry=self.retry,
+            cluster=self.cluster,
         )
+        if self._connection.one_shard is not None:
+            check_one_shard(self.cluster, self.settings.of_clusters, self._connection.one_shard)
         plan = CollectionPlan(
             collection_name,
             vector_name=self.vector_name,
-            settings=self.settings,
+            settings=self.settings.for_cluster(self.cluster),
+            cluster=self.cluster,
             indexes=self.payload_indexes,
             tenant_key=self.tenant_key,
             fingerprint=self.fingerprint,
@@ -193,7 +201,7 @@ class QdrantChunkStore(StoreReading, BasePydanticVectorStore):
 
         Args:
             nodes: With embeddings, all made in one way.
-            kwargs: None are known; LlamaIndex passes on what `insert` and `insert_nodes` are given.
+            kwargs: shard_identifier, the shards of these nodes; LlamaIndex passes it on from `insert_nodes`.
 
         Returns:
             The nodes' ids.
@@ -207,12 +215,12 @@ class QdrantChunkStore(StoreReading, BasePydanticVectorStore):
             StoreUnavailableError: The server does not answer. What was sent before is stored; add again.
         """
         check_options(kwargs, method="add")
-        return self._write(lambda engine: self._collection.add(engine, nodes))
+        return self._write(lambda engine: self._collection.add(engine, nodes), kwargs)
 
     async def async_add(self, nodes: Sequence[BaseNode], **kwargs: Any) -> list[str]:
         """Do what `add` does, awaiting."""
         check_options(kwargs, method="async_add")
-        return await self._awrite(lambda engine: self._collection.add(engine, nodes))
+        return await self._awrite(lambda engine: self._collection.add(engine, nodes), kwargs)
 
     def replace_document(self, ref_doc_id: str, nodes: Sequence[BaseNode]) -> list[str]:
         """Put new chunks in the place of all that a document has.
@@ -244,12 +252,12 @@ class QdrantChunkStore(StoreReading, BasePydanticVectorStore):
             InputError: A blank id.
         """
         check_options(delete_kwargs, method="delete")
-        self._write(lambda engine: self._collection.delete_document(engine, ref_doc_id))
+        self._write(lambda engine: self._collection.delete_document(engine, ref_doc_id), delete_kwargs)
 
     async def adelete(self, ref_doc_id: str, **delete_kwargs: Any) -> None:
         """Do what `delete` does, awaiting."""
         check_options(delete_kwargs, method="adelete")
-        await self._awrite(lambda engine: self._collection.delete_document(engine, ref_doc_id))
+        await self._awrite(lambda engine: self._collection.delete_document(engine, ref_doc_id), delete_kwargs)
 
     def delete_nodes(
         self,
@@ -264,7 +272,7 @@ class QdrantChunkStore(StoreReading, BasePydanticVectorStore):
             UnsupportedQueryError: A filter that Qdrant cannot evaluate.
         """
         check_options(delete_kwargs, method="delete_nodes")
-        self._write(lambda engine: self._collection.delete_nodes(engine, node_ids, filters))
+        self._write(lambda engine: self._collection.delete_nodes(engine, node_ids, filters), delete_kwargs)
 
     async def adelete_nodes(
         self,
@@ -274,7 +282,9 @@ class QdrantChunkStore(StoreReading, BasePydanticVectorStore):
     ) -> None:
         """Do what `delete_nodes` does, awaiting."""
         check_options(delete_kwargs, method="adelete_nodes")
-        await self._awrite(lambda engine: self._collection.delete_nodes(engine, node_ids, filters))
+        await self._awrite(
+            lambda engine: self._collection.delete_nodes(engine, node_ids, filters), delete_kwargs
+        )
 
     def clear(self) -> None:
         """Delete the collection with all it remembers; the next write makes a new one."""

@@ -8,8 +8,9 @@ from dataclasses import replace
 from qdrant_client import models
 
 from rag_embed.qdrant.filters import is_of_documents
+from rag_embed.qdrant.paging import to_pages
 from rag_embed.qdrant.points import split_requests
-from rag_embed.qdrant.port import Engine, PointId, StoredPoint, to_pages
+from rag_embed.qdrant.port import Engine, PointId, StoredPoint
 from rag_embed.qdrant.revisions import (
     find_winner,
     has_no_revision,
