@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -72,7 +73,7 @@ def documents_of(store: QdrantChunkStore) -> set[str]:
     return {Path(name).stem for name in store.count_by_document()}
 
 
-@pytest.mark.parametrize("strategy", ["isolated", "late", "blend"])
+@pytest.mark.parametrize("strategy", ["isolated", "blend"])
 def test_a_migrated_index_is_one_made_of_the_files(
     run: Run, tmp_path: Path, tiny_folder: Path, newer_folder: Path, strategy: str
 ) -> None:
@@ -84,7 +85,7 @@ def test_a_migrated_index_is_one_made_of_the_files(
     done = succeed(run("migrate", "--to-model", newer_folder, "--json"))
     assert (done["embedded"], done["left"], done["switched"]) == (6, 0, True)
     assert read_everything(tmp_path / "store") == read_everything(tmp_path / "fresh")
-    facts = succeed(run("info", "--check", "--json"))
+    facts = succeed(run("info", "--json"))
     assert facts["fingerprint"] == done["fingerprint"]
     assert facts["collection"] == done["to"] == f"documents-{done['fingerprint'][-12:]}"
     found = succeed(run("search", "old apple trees", "--model", newer_folder, "--json"))
@@ -142,6 +143,58 @@ def test_at_any_moment_all_is_found_by_vectors_of_one_space(
             store.info().fingerprint
             == ContextualEmbedding(model=str(newer_folder), strategy="late").fingerprint()
         )
+
+
+class Killed(BaseException):
+    """Stands for the end of the process; real ones are killed in tests/e2e/test_kills.py."""
+
+
+@pytest.mark.parametrize("numbers", [(5, 18), pytest.param(tuple(range(1, 21)), marks=pytest.mark.slow)])
+def test_ended_before_or_after_any_write_it_is_all_there_and_ends_as_made_anew(
+    numbers: tuple[int, ...],
+    place: Place,
+    run: Run,
+    indexed: Path,
+    tmp_path: Path,
+    newer_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    shutil.copytree(tmp_path / "store", tmp_path / "kept")
+    options = ModelOptions(str(newer_folder))
+    assert migrate(place, options).is_switched
+    wanted = read_everything(tmp_path / "store")
+    calls: list[str] = []
+    last: list[int] = []
+
+    def watch(name: str) -> None:
+        original = getattr(QdrantChunkStore, name)
+
+        def write(*args: Any, **kwargs: Any) -> Any:
+            for moment in ("before", "after"):
+                calls.append(f"{moment} {name}")
+                if [len(calls)] == last:
+                    raise Killed
+                result = original(*args, **kwargs) if moment == "before" else result
+            return result
+
+        monkeypatch.setattr(QdrantChunkStore, name, write)
+
+    for name in ("replace_document", "update_metadata"):
+        watch(name)
+    for number in numbers:
+        shutil.rmtree(tmp_path / "store")
+        shutil.copytree(tmp_path / "kept", tmp_path / "store")
+        calls.clear()
+        last[:] = [number]
+        with pytest.raises(Killed):
+            migrate(place, options)
+        with place.open() as store:
+            assert documents_of(store) == set(HOUSES), calls
+            # Announced, six documents, what is known of the old one copied; then one write changes over.
+            assert store.info().fingerprint.startswith("newer" if number > 17 else "tiny_bert")
+        last.clear()
+        assert migrate(place, options).is_switched
+        assert read_everything(tmp_path / "store") == wanted, calls
 
 
 def test_between_spaces_of_two_sizes(run: Run, place: Place, indexed: Path, tiny_folder: Path) -> None:

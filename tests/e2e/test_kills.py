@@ -24,7 +24,7 @@ def yard(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Yard]:
     made.close()
 
 
-@pytest.mark.parametrize("operation", ["index", "migrate", "train"])
+@pytest.mark.parametrize("operation", ["index", "train"])
 def test_killed_and_run_again_it_ends_where_it_would_have(yard: Yard, operation: str) -> None:
     assert yard.trial(operation, 0) == ""
 
