@@ -24,6 +24,7 @@ SCRIPTS = (
     "precision",
     "short_documents",
     "split_layers",
+    "migration",
     "quotes",
     "chat",
 )
