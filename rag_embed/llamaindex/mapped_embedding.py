@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from llama_index.core.schema import BaseNode
@@ -60,7 +59,7 @@ class MappedEmbedding(ContextualEmbedding):
         )
 
     def embed_query(self, query: str) -> Float[Tensor, " old_dim"]:
-        """Embed a query and map it; not normalised."""
+        """Embed a query and map it; of length 1."""
         return self._to_old(super().embed_query(query))
 
     def _get_text_embedding(self, text: str) -> list[float]:
@@ -72,4 +71,5 @@ class MappedEmbedding(ContextualEmbedding):
         return mapped
 
     def _to_old(self, vectors: Float[Tensor, "*n new_dim"]) -> Float[Tensor, "*n old_dim"]:
-        return torch.from_numpy(self._map.apply(vectors.numpy()).astype(np.float32))
+        mapped = torch.from_numpy(self._map.apply(vectors.numpy()))
+        return torch.nn.functional.normalize(mapped, dim=-1).float()
