@@ -267,3 +267,23 @@ def precision(result: Result) -> str:
             )
     header = ["nDCG@10", "queries", "float32", *pairs, "least cosine", "largest difference", "speed"]
     return make_table(header, rows)
+
+
+def migration(result: Result) -> str:
+    """nDCG@10 of every way to ask, a row each, and the difference to the old encoder in points."""
+    sets = result["results"]
+    header = ["old → new encoder", "asked by", "learned from"]
+    header += [part for name in sets for part in (f"{name}, nDCG@10", "points to the old")]
+    rows = []
+    pairs = dict.fromkeys(pair for entry in sets.values() for pair in entry["pairs"])
+    for pair in pairs:
+        of_sets = [entry["pairs"][pair] for entry in sets.values()]
+        for ways in zip(*of_sets, strict=True):
+            learned = " / ".join(f"{way['pairs']} chunks" for way in ways) if ways[0]["pairs"] else "–"
+            figures = [
+                part
+                for way in ways
+                for part in (f"{way['nDCG@10']:.3f}", format_interval(way["difference"], 1, is_signed=True))
+            ]
+            rows.append([pair, ways[0]["method"], learned, *figures])
+    return make_table(header, rows)

@@ -23,6 +23,7 @@ FILES = (
     "docs/chat.md",
     "docs/decisions/one-pass.md",
     "docs/evaluation.md",
+    "docs/migration.md",
     "docs/models.md",
     "docs/training.md",
     "README.md",

@@ -25,6 +25,7 @@ SHAPES_CHECKED = [
     "rag_embed.windows",
     "rag_embed.tokens",
     "rag_embed.pooling",
+    "rag_embed.query_map",
     "rag_embed.vector_form",
     "rag_embed.prompts",
     "rag_embed.stamp",

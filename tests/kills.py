@@ -41,7 +41,7 @@ _IMPORTED = (
     "ir_measures",
     "peft",
     "rag_embed.cli.app",
-    "rag_embed.indexes.opening",
+    "rag_embed.indexes.migrating",
     "rag_embed.files.reading",
     "rag_embed.evaluation.comparison",
     "rag_embed.llamaindex.corpus",
@@ -54,7 +54,7 @@ _WRITES = {
     *("Connection.execute", "Connection.executemany", "Connection.commit", "connect"),
     *("fsync", "mkdir", "rename", "replace", "rmdir", "unlink", "TextIOWrapper.write"),
 }
-OPERATIONS = ("index", "replace", "delete", "optimize", "train", "evaluate")
+OPERATIONS = ("index", "replace", "delete", "optimize", "migrate", "train", "evaluate")
 
 
 def write_documents(folder: Path, *, version: int = 1) -> None:
@@ -162,7 +162,7 @@ class Yard:
         for name in ("store", "adapter", "cache"):
             shutil.rmtree(self.folder / name, ignore_errors=True)
         write_documents(self.folder / "docs", version={"replace": 2, "delete": 3}.get(operation, 1))
-        if operation in ("replace", "delete", "optimize"):
+        if operation in ("replace", "delete", "optimize", "migrate"):
             shutil.copytree(self._indexed, self.folder / "store")
 
     def undisturbed(self, operation: str) -> tuple[Any, Ended]:
@@ -245,6 +245,9 @@ class Yard:
         store, docs = self.folder / "store", self.folder / "docs"
         if operation == "optimize":
             return self.forge.run("optimize", store, moment=moment)
+        if operation == "migrate":  # its documents are nowhere but in the store
+            newer = ("--to-model", self.model.with_name("newer"), "--store", store)
+            return self.forge.run("command", "migrate", *newer, moment=moment)
         model = ("--model", self.model, "--chunk-size", 48)
         asked = ("--docs", docs, *model, "--json")
         words: dict[str, tuple[object, ...]] = {
@@ -372,26 +375,32 @@ def _optimize(words: list[str]) -> int:
 
 
 def _dump(words: list[str]) -> int:
-    """Print everything that a store holds, words and token vectors too."""
+    """Print everything that an index holds."""
+    sys.stdout.write(json.dumps(read_everything(Path(words[0]))))
+    return 0
+
+
+def read_everything(folder: Path) -> dict[str, Any]:
+    """Everything that an index in a folder holds, words and token vectors too, as JSON can hold it."""
     import qdrant_edge
 
-    from rag_embed.qdrant import QdrantChunkStore
+    from rag_embed.indexes.opening import Place
     from rag_embed.qdrant.points import point_id
 
-    with QdrantChunkStore("documents", path=words[0]) as store:
+    with Place("documents", folder).open() as store:
         nodes = sorted(store.get_nodes(), key=lambda node: node.node_id)
-        content = {
+        info = store.info()
+        content: dict[str, Any] = {
             "count": store.count(),
-            "schema": repr(store.info()),
+            "schema": repr(info and replace(info, collection_name="")),
             "ids": [node.node_id for node in nodes],
             "nodes": {node.node_id: [node.get_content(), node.metadata, node.embedding] for node in nodes},
         }
-    shard = qdrant_edge.EdgeShard.load(str(Path(words[0]) / "documents" / "shard"))
+    shard = qdrant_edge.EdgeShard.load(str(folder / store.collection_name / "shard"))
     ids: list[int | uuid.UUID | str] = [point_id(node.node_id) for node in nodes]
     points = shard.retrieve(ids, with_payload=False, with_vector=True)
     content["vectors"] = {str(point.id): _plain(point.vector) for point in points}
-    sys.stdout.write(json.dumps(content))
-    return 0
+    return content
 
 
 def _plain(vectors: Any) -> dict[str, Any]:

@@ -17,6 +17,7 @@ RING_1 = {
     "errors",
     "fusion",
     "max_sim",
+    "query_map",
     "stage_scores",
     "stamp",
     "spans",

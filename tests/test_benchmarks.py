@@ -208,6 +208,35 @@ def test_precision_runs(tiny_sets, monkeypatch):
         assert 0.999 < found["cosine"][1] < 1
 
 
+def test_migration_runs(tiny_sets, monkeypatch):
+    from benchmarks import migration
+
+    monkeypatch.setattr(migration, "QUICK_SETS", ("cuad_small",))
+    monkeypatch.setattr(migration, "CACHE", tiny_sets)
+    monkeypatch.delenv("RAG_EMBED_MPNET", raising=False)
+    (entry,) = run_quick(migration, tiny_sets).values()
+    (ways,) = entry["pairs"].values()
+    assert [way["method"] for way in ways] == [
+        *("old queries, old vectors", "raw", "shift"),
+        *("Procrustes", "Procrustes", "re-indexed"),
+    ]
+    assert [way["pairs"] for way in ways] == [0, 0, 4, 2, 4, 0]
+    assert ways[0]["difference"] == [0, 0, 0]
+
+
+def test_an_encoder_that_is_the_old_one_turned_is_asked_as_if_it_were_not(tiny_sets):
+    from benchmarks import migration
+
+    evalset = evalsets.load_set("cuad_small", documents=None)
+    generator = np.random.default_rng(0)
+    chunks, queries = generator.standard_normal((12, 4)), generator.standard_normal((6, 4))
+    turn = np.linalg.qr(generator.standard_normal((4, 4)))[0]
+    ways = migration.measure_pair(evalset, (chunks, queries), (chunks @ turn, queries @ turn))
+    found = {(way["method"], way["pairs"]): way["nDCG@10"] for way in ways}
+    assert found["Procrustes", 12] == found["old queries, old vectors", 0] == found["re-indexed", 0]
+    assert found["raw", 0] != found["re-indexed", 0]
+
+
 def test_short_documents_runs(tmp_path):
     from benchmarks import short_documents
 

@@ -17,6 +17,7 @@ from rag_embed.chat.quotes import quote_best, quote_passages
 from rag_embed.chat.turns import Quote
 from rag_embed.errors import ContextOverflowError, InputError
 from rag_embed.llamaindex import ContextualEmbedding, ListwiseRerank
+from rag_embed.llamaindex.mapped_embedding import MappedEmbedding
 from rag_embed.qdrant import QdrantChunkStore
 from rag_embed.qdrant.legs import NO_LEGS, Legs
 from rag_embed.stage_scores import SKIPPED
@@ -121,6 +122,8 @@ class Searcher:
         return quote_passages(self.store, self.embed_model, question, passages)
 
     def _pays(self, legs: Legs) -> bool:
+        if isinstance(self.embed_model, MappedEmbedding):  # tokens of one encoder, token vectors of another
+            return False
         return legs.tokens is not None or self.embed_model.profile.has_list_prompt
 
     def _rerank_nodes(

@@ -7,7 +7,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from rag_embed.cli import asking, evaluating, indexing, modelling, moving, serving, training
+from rag_embed.cli import asking, evaluating, indexing, migrating, modelling, moving, serving, training
 from rag_embed.cli.failing import belongs_to_typer, explain
 from rag_embed.cli.output import Output
 
@@ -42,6 +42,7 @@ for _command in (
     asking.search,
     asking.chat,
     asking.info,
+    migrating.migrate,
     serving.mcp,
     moving.copy,
     indexing.demo,

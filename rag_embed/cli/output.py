@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from rag_embed.files.reading import Reading
     from rag_embed.indexes.filling import Filled, OnFailure
     from rag_embed.llamaindex.corpus import Progress as OnStep
-    from rag_embed.llamaindex.corpus import SyncReport, SyncStep
+    from rag_embed.llamaindex.corpus import SyncReport
     from rag_embed.profiles import CatalogueRow
 
 SNIPPET_CHARACTERS = 180
@@ -203,6 +203,12 @@ class Output:
     @contextmanager
     def progress(self, description: str, total: int) -> Iterator[OnStep]:
         """Show a bar over characters, on a terminal only."""
+        with self.bar(description, total) as advance:
+            yield lambda done: advance(done.document_id, done.characters)
+
+    @contextmanager
+    def bar(self, description: str, total: int) -> Iterator[Callable[[str, int], None]]:
+        """Show a bar, on a terminal only, and beside it what was last."""
         columns = (
             TextColumn("{task.description}"),
             BarColumn(),
@@ -215,10 +221,10 @@ class Output:
         ) as progress:
             task = progress.add_task(description, total=total, document="")
 
-            def step(done: SyncStep) -> None:
-                progress.update(task, advance=done.characters, document=done.document_id[-40:])
+            def advance(name: str, amount: int) -> None:
+                progress.update(task, advance=amount, document=name[-40:])
 
-            yield step
+            yield advance
 
     @contextmanager
     def counting(self, description: str, total: int) -> Iterator[Callable[[int], None]]:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from rag_embed.chat.searching import Searcher
     from rag_embed.files.reading import Reading
     from rag_embed.indexes.opening import ModelOptions, Place
+    from rag_embed.llamaindex import ContextualEmbedding
     from rag_embed.qdrant import QdrantChunkStore
     from rag_embed.qdrant.schema import CollectionSchema
 
@@ -131,12 +132,35 @@ def open_searcher(
             raise typer.Exit(opt.ExitCode.EMPTY)
         yield Searcher(
             chunk_store,
-            make_model_options(embedding).recall(schema),
+            recall_model(place, embedding, chunk_store, schema, output),
             filters=conditions,
             top_k=top_k,
             candidates=finding.candidates,
             rerank=finding.rerank.value,
         )
+
+
+def recall_model(
+    place: Place,
+    choice: opt.ModelChoice,
+    store: QdrantChunkStore,
+    schema: CollectionSchema,
+    output: Output,
+) -> ContextualEmbedding:
+    """Make the model that asks an index, and say so if its queries go through a map."""
+    from rag_embed.indexes.migrating import recall_for_asking
+    from rag_embed.llamaindex.mapped_embedding import MappedEmbedding
+
+    model = recall_for_asking(place, make_model_options(choice), store, schema)
+    if isinstance(model, MappedEmbedding):
+        output.note(
+            f"{place} is being migrated: questions are embedded by {model.model} and asked of the old "
+            f"vectors through a map learned from {model.query_map.pairs:,} chunks, without reranking",
+            style="yellow",
+        )
+        if not model.query_map.is_determined:
+            output.note("so few chunks do not determine the map; results improve with more", style="yellow")
+    return model
 
 
 def read_questions(output: Output) -> Iterator[str]:

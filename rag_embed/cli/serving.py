@@ -10,7 +10,13 @@ import typer
 
 from rag_embed.cli import options as opt
 from rag_embed.cli.output import Output
-from rag_embed.cli.preparing import make_model_options, make_place, open_existing, read_filters
+from rag_embed.cli.preparing import (
+    make_model_options,
+    make_place,
+    open_existing,
+    read_filters,
+    recall_model,
+)
 from rag_embed.errors import InputError, MissingExtraError
 
 if TYPE_CHECKING:
@@ -38,10 +44,11 @@ def mcp(
     output = Output(as_json=False)
     filters = read_filters(finding.filters)
     _check_binding(listening)
-    with open_existing(make_place(place), output, return_vectors=True) as (store, schema):
+    found = make_place(place)
+    with open_existing(found, output, return_vectors=True) as (store, schema):
         tools = IndexTools(
             store,
-            make_model_options(embedding).recall(schema),
+            recall_model(found, embedding, store, schema, output),
             candidates=finding.candidates,
             rerank=finding.rerank.value,
             filters=filters,

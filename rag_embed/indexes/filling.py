@@ -64,6 +64,8 @@ def clear_for_rebuild(place: Place, options: ModelOptions, readings: Sequence[Re
                     "--collection"
                 )
         old.clear()
+    with closing(place.open_named(place.collection)) as root:
+        root.clear()  # which said, after a migration, that another one has taken its place
 
 
 def fill_all(

@@ -17,6 +17,8 @@ from rag_embed.qdrant.schema import CollectionSchema
 from rag_embed.qdrant.secrecy import check_address
 
 NO_ADAPTER = "none"
+CURRENT_KEY = "rag_embed_current"
+"""Key in a collection's metadata: which has taken its place, see `rag_embed.indexes.migrating`."""
 FINGERPRINT = re.compile(
     r"(?P<model>.+?)@[0-9a-f]{8}(\+(?P<adapter>.+)@[0-9a-f]{8})?/(?P<strategy>\w+)(-(?P<dtype>\w+))?/[0-9a-f]{12}"
 )
@@ -27,7 +29,7 @@ class Place:
     """Where an index is.
 
     Attributes:
-        collection: Its name.
+        collection: Its name. The index keeps it when it gets a new encoder, and with that a new collection.
         folder: Of the embedded engine; not used with `url`.
         url: Of a server.
         api_key: Of that server.
@@ -45,10 +47,23 @@ class Place:
         return f"collection {self.collection!r} in {self.url or self.folder}"
 
     def open(self, **options: Any) -> QdrantChunkStore:
-        """Open the store, making the folder if there is none."""
+        """Open the store, or the one that has taken its place, making the folder if there is none."""
+        store = self.open_named(self.collection, **options)
+        try:
+            current = store.read_metadata().get(CURRENT_KEY)
+        except BaseException:
+            store.close()
+            raise
+        if not isinstance(current, str):
+            return store
+        store.close()
+        return self.open_named(current, **options)
+
+    def open_named(self, collection: str, **options: Any) -> QdrantChunkStore:
+        """Open a collection of the same folder or server."""
         if self.url is not None:
-            return QdrantChunkStore(self.collection, url=self.url, api_key=self.api_key, **options)
-        return QdrantChunkStore(self.collection, path=self.folder, **options)
+            return QdrantChunkStore(collection, url=self.url, api_key=self.api_key, **options)
+        return QdrantChunkStore(collection, path=self.folder, **options)
 
     def open_existing(self, **options: Any) -> tuple[QdrantChunkStore, CollectionSchema] | None:
         """Open the store and read its schema; None, and nothing made, if there is no collection."""

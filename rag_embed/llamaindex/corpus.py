@@ -11,17 +11,16 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from llama_index.core.schema import BaseNode, Document
 from llama_index.core.vector_stores.types import FilterOperator, MetadataFilter, MetadataFilters
-from pydantic_core import to_json
 
 from rag_embed.errors import InputError, StoreError, UnsupportedModelError
+from rag_embed.llamaindex.chunk_digest import digest_chunk
 from rag_embed.llamaindex.embedding import ContextualEmbedding
 from rag_embed.llamaindex.node_parser import LateChunkingNodeParser
-from rag_embed.stamp import ChunkStamp, hash_text
 
 if TYPE_CHECKING:
     from rag_embed.qdrant import QdrantChunkStore
@@ -30,15 +29,8 @@ State = Literal["added", "changed", "unchanged", "removed", "kept", "failed"]
 
 _DOCUMENT_KEY = "doc_id"
 _WRITTEN = ("added", "changed")
-_GROUP_CHARACTERS = 32_768
-_DECISIVE = {
-    "text",
-    "metadata",
-    "excluded_embed_metadata_keys",
-    "metadata_template",
-    "metadata_separator",
-    "text_template",
-}
+GROUP_CHARACTERS = 32_768
+"""Texts embedded together: enough for short ones to share passes, few enough to lose at a kill."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,8 +217,8 @@ class Corpus:
     def _compare(self, document: Document, nodes: Sequence[BaseNode]) -> State:
         """Compare the chunks that a document should have with those that the store has."""
         found = self._store.get_nodes(filters=_where(FilterOperator.ANY, [document.node_id]))
-        stored = {node.node_id: _digest(node) if node.embedding else "" for node in found}
-        if stored == {node.node_id: _digest(node, self._fingerprint) for node in nodes}:
+        stored = {node.node_id: digest_chunk(node) if node.embedding else "" for node in found}
+        if stored == {node.node_id: digest_chunk(node, self._fingerprint) for node in nodes}:
             return "unchanged"
         return "changed" if stored else "added"
 
@@ -243,28 +235,12 @@ def _where(operator: FilterOperator, ids: list[str]) -> MetadataFilters:
     return MetadataFilters(filters=[MetadataFilter(key=_DOCUMENT_KEY, operator=operator, value=ids)])
 
 
-def _digest(node: BaseNode, fingerprint: str | None = None) -> str:
-    """Name everything that a chunk's vector depends on, and what is stored beside it.
-
-    Args:
-        node: A stored chunk, or one that is not embedded yet.
-        fingerprint: What the latter's stamp will carry.
-    """
-    stamp = ChunkStamp.from_node(node)
-    if stamp is not None and fingerprint is not None:
-        stamp = replace(stamp, fingerprint=fingerprint)
-    # As JSON, like the store's copy; what decides the text that is embedded instead of that text, which shows
-    # the difference between NaN and null.
-    known = {**node.model_dump(mode="json", include=_DECISIVE), "stamp": stamp and stamp.to_text()}
-    return hash_text(to_json(known, inf_nan_mode="null").decode())
-
-
 def _group(documents: Sequence[Document]) -> Iterator[list[Document]]:
-    """Consecutive documents: enough for short ones to share passes, few enough to lose at a kill."""
+    """Consecutive documents that are embedded together."""
     group: list[Document] = []
     size = 0
     for document in documents:
-        if group and size + len(document.text) > _GROUP_CHARACTERS:
+        if group and size + len(document.text) > GROUP_CHARACTERS:
             yield group
             group, size = [], 0
         group.append(document)
