@@ -415,7 +415,7 @@ def test_one_api_key_is_enough_for_one_server(opened: Opener, tmp_path: Path, se
 
 
 @pytest.mark.slow
-def test_twenty_thousand_chunks_come_back_equal(opened: Opener) -> None:
+def test_twenty_thousand_chunks_come_back(opened: Opener) -> None:
     source = opened("folder-a", **SETTINGS)
     for start in range(20):
         nodes = chunks(1_000, tokens=2, seed=start)
@@ -423,4 +423,7 @@ def test_twenty_thousand_chunks_come_back_equal(opened: Opener) -> None:
     middle, back = opened("memory"), opened("folder-b")
     there, again = source.copy_to(middle), middle.copy_to(back)
     assert there.points == again.points == 20_000
-    assert there.source_digest == there.target_digest == again.target_digest
+    assert there.is_equal
+    # Of a few token vectors in a hundred thousand int4 makes another code when it reads its own numbers.
+    assert again.rounded <= 20
+    assert again.largest_rounding < TOLERANCES[models.Datatype.TURBO4]

@@ -2,8 +2,9 @@
 
 An engine keeps a vector in the numbers of its storage. What it gives back and is given again:
 
-    embedded engine, server     the same bits in every storage: unit vectors are left as they are, and
-                                rounding what was rounded changes nothing
+    embedded engine             float32: the same bits, unit vectors are left as they are. What was rounded is
+                                normalised and rounded again: nearly always to the same bits, not always
+    server                      the same engine; not run here
     the client's local mode     normalises again, which moves last bits; so `local_bits` writes over that
     a vector that was never     is rounded when it enters the storage that was asked for, by as much as
     in its storage              `TOLERANCES` says at most
