@@ -26,6 +26,7 @@ SCRIPTS = (
     "split_layers",
     "quotes",
     "chat",
+    "ray_ingestion",
 )
 
 for script in (*SCRIPTS, *([] if "--quick" in sys.argv else ["render"])):

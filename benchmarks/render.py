@@ -24,6 +24,7 @@ FILES = (
     "docs/decisions/one-pass.md",
     "docs/evaluation.md",
     "docs/models.md",
+    "docs/scaling.md",
     "docs/training.md",
     "README.md",
 )
