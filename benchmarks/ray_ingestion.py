@@ -29,6 +29,7 @@ class TimedStore(QdrantChunkStore):
     """Notes when it has stored how many chunks."""
 
     def replace_document(self, ref_doc_id: str, nodes: Sequence[BaseNode]) -> list[str]:
+        """Store, and note it."""
         ids = super().replace_document(ref_doc_id, nodes)
         with (Path(str(self.path)).parent / LOG).open("a") as log:
             log.write(f"{time.time()} {len(nodes)}\n")

@@ -171,6 +171,7 @@ def test_ray_ingestion(tmp_path: Path) -> None:
     (folder / "pump.txt").write_text("The feed pump stands in the cellar.")
     command = [sys.executable, EXAMPLES / "ray_ingestion.py", folder, "--store", tmp_path / "store"]
     path = os.pathsep.join([str(EXAMPLES.parent), os.environ.get("PYTHONPATH", "")])
-    environment = {**os.environ, "PYTHONPATH": path, "RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"}
+    ray = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"}
+    environment = {**os.environ, **ray, "PYTHONPATH": path}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     assert "2 chunks, 2 of them embedded now\n" in done.stdout
