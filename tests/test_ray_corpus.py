@@ -24,7 +24,7 @@ from rag_embed.errors import FingerprintMismatchError, InputError, StoreError
 from rag_embed.llamaindex import SyncReport
 from rag_embed.llamaindex.document_writer import DocumentWriter, WriteReport
 from rag_embed.qdrant.revisions import REVISION_KEY
-from tests.qdrant_standin import StandIn, serve
+from tests.qdrant_standin import Failure, StandIn, serve
 
 BAD = Document(text="half \ud83d of it", id_="d3")
 
@@ -222,3 +222,14 @@ class TestOnRay:
             )
         with pytest.raises(StoreError, match="does not answer"):
             run(partial(QdrantChunkStore, "docs", url="http://127.0.0.1:9"), model)
+
+    def test_a_server_that_refuses_ends_the_run_and_a_second_one_completes_it(
+        self, ray: Any, server: StandIn, model: ContextualEmbedding, local: dict[Any, Any]
+    ) -> None:
+        server.fail_with(*[Failure(403, only="PUT /collections/docs/points")] * 100)
+        open_store = partial(QdrantChunkStore, "docs", url=server.url, lexical=True, tokens=True)
+        with pytest.raises(StoreError, match=r"ended before its end: StoreUnavailableError: .*answered 403"):
+            run(open_store, model)
+        server.failures.clear()
+        assert run(open_store, model).sync.failed == ("d3",)
+        assert points_of(server.database) == local

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from functools import partial
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 
 _TASK_RETRIES = 5
 """A document that ends its process every time must not be tried for ever, which is Ray Data's default."""
+
+_OUR_ERROR = re.compile(r"^rag_embed\.errors\.(\w+: .+)$", re.MULTILINE)
 
 
 class RayCorpus:
@@ -217,7 +220,10 @@ def _run(pipeline: RayIngestionPipeline, documents: list[Document]) -> Sequence[
     try:
         return pipeline.run(documents=documents)
     except ray.exceptions.RayError as error:
+        # Of an error in a worker Ray hands on the traceback as text; its own last line says nothing of it.
+        text = str(error).strip()
+        reason = [*text.splitlines()[-1:], *_OUR_ERROR.findall(text)][-1]
         raise StoreError(
-            f"the run on Ray has ended before its end: {str(error).strip().splitlines()[-1]}. What was "
-            "stored stays; remove the cause and run it again"
+            f"the run on Ray has ended before its end: {reason}. What was stored stays; remove the cause and "
+            "run it again"
         ) from error
