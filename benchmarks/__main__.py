@@ -28,6 +28,7 @@ SCRIPTS = (
     "migration",
     "quotes",
     "chat",
+    "ray_ingestion",
 )
 
 for script in (*SCRIPTS, *([] if "--quick" in sys.argv else ["render"])):

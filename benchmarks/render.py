@@ -25,6 +25,7 @@ FILES = (
     "docs/evaluation.md",
     "docs/migration.md",
     "docs/models.md",
+    "docs/scaling.md",
     "docs/training.md",
     "README.md",
 )

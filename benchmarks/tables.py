@@ -82,6 +82,17 @@ def chat(result: Result) -> str:
     return make_table(header, rows)
 
 
+def ray_ingestion(result: Result) -> str:
+    results = result["results"]
+    header = [f"{results['chunks']:,} chunks", "chunks/s, once started", "× one worker", "seconds in all"]
+    ratios = {"1": "1.00", "2": format_ratio(results["speed_up"])}
+    rows = [
+        [f"workers: {name}", row["chunks_per_s"], ratios[name], row["seconds"]]
+        for name, row in results["rows"].items()
+    ]
+    return make_table(header, rows)
+
+
 def memory(result: Result) -> str:
     results = result["results"]
     lengths, reference = results["lengths"], results["reference_length"]
@@ -242,6 +253,7 @@ TABLES: Mapping[str, tuple[str, Callable[[Result], str]]] = {
     "quotes": ("quotes", quality.quotes),
     "chat": ("chat", chat),
     "launches": ("launches", launches),
+    "ray_ingestion": ("ray_ingestion", ray_ingestion),
 }
 """Result file and renderer of each table."""
 

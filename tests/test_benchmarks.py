@@ -3,6 +3,8 @@
 import json
 import random
 import statistics
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -364,6 +366,17 @@ def test_throughput_runs(tmp_path):
     assert contestants["rag-embed isolated"]["padding_share"] == 0
     assert len({entry["flops_needed"] for name, entry in contestants.items() if "batch" in name}) == 1
     assert all(entry["flops_needed"] > 0 for entry in contestants.values())
+
+
+@pytest.mark.slow
+def test_ray_ingestion_runs(tmp_path):
+    pytest.importorskip("llama_index.ingestion.ray", reason="needs the extra ray")
+    command = [sys.executable, "-m", "benchmarks.ray_ingestion", "--quick", "--results", str(tmp_path)]
+    subprocess.run(command, cwd=report.ROOT, check=True)
+    result = json.loads((tmp_path / "ray_ingestion.json").read_text())
+    assert set(result["results"]["rows"]) == {"1", "2"}
+    assert all(row["chunks_per_s"] > 0 for row in result["results"]["rows"].values())
+    assert "| workers: 2 |" in TABLES["ray_ingestion"][1](result)
 
 
 @pytest.mark.slow

@@ -160,3 +160,18 @@ def wait_for(url: str, process: subprocess.Popen[bytes], seconds: float = 60.0) 
             assert process.poll() is None, "the server has ended"
             assert time.monotonic() < end, "the server does not answer"
             time.sleep(0.2)
+
+
+@pytest.mark.slow
+def test_ray_ingestion(tmp_path: Path) -> None:
+    pytest.importorskip("llama_index.ingestion.ray", reason="needs the extra ray")
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    (folder / "ferry.txt").write_text(FERRY)
+    (folder / "pump.txt").write_text("The feed pump stands in the cellar.")
+    command = [sys.executable, EXAMPLES / "ray_ingestion.py", folder, "--store", tmp_path / "store"]
+    path = os.pathsep.join([str(EXAMPLES.parent), os.environ.get("PYTHONPATH", "")])
+    ray = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"}
+    environment = {**os.environ, **ray, "PYTHONPATH": path}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert "2 chunks, 2 of them embedded now\n" in done.stdout

@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 from llama_index.core.schema import BaseNode, Document
 from llama_index.core.vector_stores.types import FilterOperator, MetadataFilter, MetadataFilters
@@ -21,31 +21,15 @@ from rag_embed.errors import InputError, StoreError, UnsupportedModelError
 from rag_embed.llamaindex.chunk_digest import digest_chunk
 from rag_embed.llamaindex.embedding import ContextualEmbedding
 from rag_embed.llamaindex.node_parser import LateChunkingNodeParser
+from rag_embed.llamaindex.sync_report import State, SyncReport, SyncStep
 
 if TYPE_CHECKING:
-    from rag_embed.qdrant import QdrantChunkStore
-
-State = Literal["added", "changed", "unchanged", "removed", "kept", "failed"]
+    from rag_embed.qdrant.schema import CollectionSchema
 
 _DOCUMENT_KEY = "doc_id"
 _WRITTEN = ("added", "changed")
 GROUP_CHARACTERS = 32_768
 """Texts embedded together: enough for short ones to share passes, few enough to lose at a kill."""
-
-
-@dataclass(frozen=True, slots=True)
-class SyncStep:
-    """One document is done.
-
-    Attributes:
-        document_id: Which.
-        state: What was done.
-        characters: Length of its text; 0 for a removed one.
-    """
-
-    document_id: str
-    state: State
-    characters: int
 
 
 @dataclass(slots=True)
@@ -61,37 +45,29 @@ Progress: TypeAlias = Callable[[SyncStep], None]
 OnFailure: TypeAlias = Callable[[str, Exception], None]
 
 
-@dataclass(frozen=True, slots=True)
-class SyncReport:
-    """What bringing a store up to date took.
+class DocumentStore(Protocol):
+    """What a corpus asks of a `QdrantChunkStore`, which is one."""
 
-    Attributes:
-        added: Ids of documents of which the store had nothing.
-        changed: Ids of documents of which the store had something else.
-        removed: Ids of documents that are gone.
-        unchanged: Ids of documents that were complete already.
-        kept: Ids of documents that are gone, or not to be seen at present, and stay.
-        failed: Ids of documents that could not be chunked, embedded or stored; the store has of them what it
-            had before.
-        chunks: Chunks of all present documents.
-        embedded: Chunks that went through the model.
-    """
+    def info(self) -> CollectionSchema | None:
+        """Read what the collection holds; None if it does not exist."""
 
-    added: tuple[str, ...]
-    changed: tuple[str, ...]
-    removed: tuple[str, ...]
-    unchanged: tuple[str, ...]
-    kept: tuple[str, ...]
-    failed: tuple[str, ...]
-    chunks: int
-    embedded: int
+    def get_nodes(
+        self, node_ids: list[str] | None = None, filters: MetadataFilters | None = None
+    ) -> list[BaseNode]:
+        """Fetch, with embeddings, what passes the filters."""
+
+    def replace_document(self, ref_doc_id: str, nodes: Sequence[BaseNode]) -> list[str]:
+        """Put new chunks in the place of all that a document has."""
+
+    def delete(self, ref_doc_id: str) -> None:
+        """Delete every chunk of a document."""
 
 
 class Corpus:
     """Documents in a store.
 
     Args:
-        store: Where the chunks are kept.
+        store: A `QdrantChunkStore`, where the chunks are kept.
         embed_model: Makes the vectors.
         node_parser: Makes the chunks. Pages of one file belong into one document (see `join_pages`), where
             each is read in the light of the others.
@@ -99,7 +75,7 @@ class Corpus:
 
     def __init__(
         self,
-        store: QdrantChunkStore,
+        store: DocumentStore,
         *,
         embed_model: ContextualEmbedding,
         node_parser: LateChunkingNodeParser | None = None,
@@ -137,7 +113,32 @@ class Corpus:
             InputError: Two documents have one id.
             FingerprintMismatchError: The store holds vectors made in another way.
         """
-        self._check(documents)
+        report = self.update(documents, progress=progress, on_failure=on_failure)
+        gone: dict[State, list[str]] = {"removed": [], "kept": []}
+        for document_id in self._find_gone([document.node_id for document in documents], scope):
+            if keeps is not None and keeps(document_id):
+                gone["kept"].append(document_id)
+                continue
+            self._store.delete(document_id)
+            gone["removed"].append(document_id)
+            _tell(progress, document_id, "removed", 0)
+        return replace(report, removed=tuple(gone["removed"]), kept=tuple(gone["kept"]))
+
+    def update(
+        self,
+        documents: Sequence[Document],
+        *,
+        progress: Progress | None = None,
+        on_failure: OnFailure | None = None,
+    ) -> SyncReport:
+        """Do what `sync` does for these documents, and leave all others in the store.
+
+        So several processes may each bring some documents into one store.
+        """
+        check_ids(documents)
+        schema = self._store.info()
+        if schema is not None:
+            schema.check_fingerprint(self._fingerprint, "the model to index with")
         states: dict[str, State] = {}
         chunk_count = embedded_count = 0
         for group in _group(documents):
@@ -148,13 +149,6 @@ class Corpus:
                     embedded_count += len(job.nodes)
                 states[job.document.node_id] = job.state
                 _tell(progress, job.document.node_id, job.state, len(job.document.text))
-        for document_id in self._find_gone(list(states), scope):
-            if keeps is not None and keeps(document_id):
-                states[document_id] = "kept"
-                continue
-            self._store.delete(document_id)
-            states[document_id] = "removed"
-            _tell(progress, document_id, "removed", 0)
 
         def ids(wanted: State) -> tuple[str, ...]:
             return tuple(document_id for document_id, state in states.items() if state == wanted)
@@ -162,9 +156,9 @@ class Corpus:
         return SyncReport(
             added=ids("added"),
             changed=ids("changed"),
-            removed=ids("removed"),
+            removed=(),
             unchanged=ids("unchanged"),
-            kept=ids("kept"),
+            kept=(),
             failed=ids("failed"),
             chunks=chunk_count,
             embedded=embedded_count,
@@ -203,17 +197,6 @@ class Corpus:
         self._embed_model(job.nodes)
         self._store.replace_document(job.document.node_id, job.nodes)
 
-    def _check(self, documents: Sequence[Document]) -> None:
-        counts = Counter(document.node_id for document in documents)
-        if doubles := [document_id for document_id, count in counts.items() if count > 1]:
-            raise InputError(
-                f"{len(doubles)} document ids are given more than once, the first is {doubles[0]!r}; "
-                "expected one id per document, the same in every run"
-            )
-        schema = self._store.info()
-        if schema is not None:
-            schema.check_fingerprint(self._fingerprint, "the model to index with")
-
     def _compare(self, document: Document, nodes: Sequence[BaseNode]) -> State:
         """Compare the chunks that a document should have with those that the store has."""
         found = self._store.get_nodes(filters=_where(FilterOperator.ANY, [document.node_id]))
@@ -228,6 +211,20 @@ class Corpus:
             others.filters.append(scope)
         return sorted(
             {str(node.ref_doc_id) for node in self._store.get_nodes(filters=others) if node.ref_doc_id}
+        )
+
+
+def check_ids(documents: Sequence[Document]) -> None:
+    """Refuse documents of which two have one id.
+
+    Raises:
+        InputError: With the first such id.
+    """
+    counts = Counter(document.node_id for document in documents)
+    if doubles := [document_id for document_id, count in counts.items() if count > 1]:
+        raise InputError(
+            f"{len(doubles)} document ids are given more than once, the first is {doubles[0]!r}; "
+            "expected one id per document, the same in every run"
         )
 
 
