@@ -35,9 +35,9 @@ class Standin:
     # --- what it computes
 
     def states(self, full: list[int]) -> np.ndarray:
-        limit = 40 if self.habit == "truncates" else len(full)
         if self.habit == "adds":
-            full = [full[0], *full]
+            full = [full[0], *full][: self.encoder.max_tokens]
+        limit = 40 if self.habit == "truncates" else len(full)
         ids = np.array(full[:limit], dtype=np.int64)
         (states,) = self.encoder.encode([ids], adds_special_tokens=False)
         found = states.float().numpy().copy()

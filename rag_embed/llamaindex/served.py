@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from typing_extensions import Self
 
 from rag_embed.errors import InputError
@@ -18,13 +18,15 @@ class ServedModel(BaseModel):
             folder `context` of `rag-embed export`. Needed with an adapter only.
         engine: What runs there, "vllm" or "tei" (text-embeddings-inference); "torch" is no server.
         api_key: Key of the servers. Not part of `repr`, `to_dict` and pickles: a copy in another process
-            takes that of the environment variable RAG_EMBED_SERVER_API_KEY, as does a model that is given none.
+            takes that of the environment variable RAG_EMBED_SERVER_API_KEY, as does one that is given none.
         requests_in_flight: Most requests that wait for an answer at the same time.
         timeout_s: How long one answer may take.
 
     Raises:
         InputError: There is a server and no engine, or the other way round.
     """
+
+    model_config = ConfigDict(hide_input_in_errors=True)  # pydantic would show the key with any refusal
 
     server: str | None = None
     context_server: str | None = None
