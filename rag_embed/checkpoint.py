@@ -78,17 +78,7 @@ def load_checkpoint(profile: Profile, device: torch.device, dtype: torch.dtype) 
         tensor_count=_count_tensors(profile),
         dim=profile.encoder_dim,
     )
-    with _loading(profile), _silence():
-        backend = AutoTokenizer.from_pretrained(
-            profile.folder, local_files_only=True, trust_remote_code=False
-        )
-    if not backend.is_fast:
-        raise OffsetsUnavailableError(
-            f"the tokenizer of {profile.name} is {type(backend).__name__}, which reports no character "
-            "offsets; expected a fast tokenizer (tokenizer.json)"
-        )
-    with _loading(profile):
-        tokenizer = _prepare_tokenizer(profile, backend.backend_tokenizer)
+    tokenizer, backend = load_tokenizer(profile)
     with _loading(profile), _silence():
         model, report = _load_model(profile, dtype)
         if profile.is_packable and model.config._attn_implementation != PACKED_ATTENTION:
@@ -107,6 +97,26 @@ def load_checkpoint(profile: Profile, device: torch.device, dtype: torch.dtype) 
         default_expansion_id=next((each for each in expansion_ids if each is not None), None),
     )
     return Checkpoint(model.eval().to(device), tokenizer, head, scored_tokens)
+
+
+def load_tokenizer(profile: Profile) -> tuple[TextTokenizer, Any]:
+    """Load a checkpoint's tokenizer alone: ours, and transformers' around the same backend.
+
+    Raises:
+        UnsupportedModelError: Its files are damaged.
+        OffsetsUnavailableError: It reports no character offsets.
+    """
+    with _loading(profile), _silence():
+        backend = AutoTokenizer.from_pretrained(
+            profile.folder, local_files_only=True, trust_remote_code=False
+        )
+    if not backend.is_fast:
+        raise OffsetsUnavailableError(
+            f"the tokenizer of {profile.name} is {type(backend).__name__}, which reports no character "
+            "offsets; expected a fast tokenizer (tokenizer.json)"
+        )
+    with _loading(profile):
+        return _prepare_tokenizer(profile, backend.backend_tokenizer), backend
 
 
 def _count_tensors(profile: Profile) -> int:

@@ -19,13 +19,13 @@ from rag_embed.document_reading import (
     prepare_in_context,
     prepare_windows,
 )
-from rag_embed.encoder import Encoder
 from rag_embed.errors import EmptyTextError
 from rag_embed.guards import Side, check_late_interaction, check_prefixes
 from rag_embed.late_chunking import embed_isolated
 from rag_embed.late_interaction import SpanTokens, TokenVectors, embed_query_tokens, make_span_tokens
 from rag_embed.max_sim import DEFAULT_FORM, KeptTokens, TokenForm
 from rag_embed.passes import (
+    TokenEncoder,
     WindowReading,
     read,
     read_all,
@@ -54,12 +54,12 @@ class ChunkEmbedder:
     """
 
     recipe: Recipe
-    encoder: Encoder
-    load_context_encoder: Callable[[], Encoder]
+    encoder: TokenEncoder
+    load_context_encoder: Callable[[], TokenEncoder]
     token_form: TokenForm = DEFAULT_FORM
 
     @cached_property
-    def context_encoder(self) -> Encoder:
+    def context_encoder(self) -> TokenEncoder:
         """Reads windows: the encoder itself, or another with the recipe's adapter merged into it."""
         return self.load_context_encoder()
 

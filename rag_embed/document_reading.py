@@ -10,13 +10,19 @@ import numpy as np
 from jaxtyping import Int
 
 from rag_embed.chunked_text import ChunkedText
-from rag_embed.encoder import Encoder
 from rag_embed.errors import EmptyTextError
 from rag_embed.late_chunking import make_isolated_reading
 from rag_embed.late_interaction import SpanTokens, keep_tokens_alone, make_span_tokens
 from rag_embed.max_sim import TokenForm
 from rag_embed.native import make_native_reading
-from rag_embed.passes import JoinedReading, Reading, WindowReading, make_window_reading, tokenize_head
+from rag_embed.passes import (
+    JoinedReading,
+    Reading,
+    TokenEncoder,
+    WindowReading,
+    make_window_reading,
+    tokenize_head,
+)
 from rag_embed.recipe import Recipe
 from rag_embed.spans import TokenSpan, find_tokens
 from rag_embed.tokens import Tokens
@@ -28,7 +34,7 @@ InContext: TypeAlias = tuple[Reading, list[int]]
 
 
 def prepare_in_context(
-    encoder: Encoder, documents: Sequence[ChunkedText], recipe: Recipe, token_form: TokenForm | None
+    encoder: TokenEncoder, documents: Sequence[ChunkedText], recipe: Recipe, token_form: TokenForm | None
 ) -> list[InContext]:
     """Make documents ready whose chunks know each other.
 
@@ -53,7 +59,7 @@ def prepare_in_context(
 
 
 def prepare_alone(
-    encoder: Encoder,
+    encoder: TokenEncoder,
     document: ChunkedText,
     rows: Sequence[int],
     recipe: Recipe,
@@ -72,13 +78,13 @@ def prepare_alone(
     return reading, []
 
 
-def keeps_tokens_alone(encoder: Encoder, recipe: Recipe) -> bool:
+def keeps_tokens_alone(encoder: TokenEncoder, recipe: Recipe) -> bool:
     """Whether chunks that are read alone keep token vectors: where the model was trained to compare them."""
     return recipe.strategy == "isolated" and encoder.scored_tokens is not None
 
 
 def prepare_windows(
-    encoder: Encoder,
+    encoder: TokenEncoder,
     document: ChunkedText,
     token_ids: Int[np.ndarray, " tokens"],
     token_spans: Sequence[TokenSpan],
@@ -94,7 +100,7 @@ def prepare_windows(
     )
 
 
-def _prepare_native(encoder: Encoder, document: ChunkedText, recipe: Recipe) -> InContext:
+def _prepare_native(encoder: TokenEncoder, document: ChunkedText, recipe: Recipe) -> InContext:
     chunks = [document.text[span.start : span.end] for span in document.spans]
     try:
         reading = make_native_reading(
@@ -111,7 +117,7 @@ def _prepare_native(encoder: Encoder, document: ChunkedText, recipe: Recipe) -> 
 
 
 def _prepare_late(
-    encoder: Encoder,
+    encoder: TokenEncoder,
     document: ChunkedText,
     tokens: Tokens,
     recipe: Recipe,

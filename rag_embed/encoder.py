@@ -103,8 +103,11 @@ class Encoder:
 
     @property
     def shared_pass_tokens(self) -> int:
-        """Length of the passes that short texts share: one size per device, whatever `batch_tokens` is."""
-        return pick_batch_tokens(self.device) // 4
+        """Length of the passes that short texts share: one size per device, whatever `batch_tokens` is.
+
+        0 where none are shared: texts that are not packed are stacked, and the stack's height changes bits.
+        """
+        return pick_batch_tokens(self.device) // 4 if self.profile.is_packable else 0
 
     @property
     def batches_documents(self) -> bool:

@@ -10,7 +10,9 @@
     │   ├─ UnsupportedModelError     a checkpoint that this encoder cannot use correctly
     │   ├─ OffsetsUnavailableError   a tokenizer that does not report character offsets
     │   ├─ ContextOverflowError      more tokens than the model can attend to
-    │   └─ NonFiniteError            NaN or infinity in token states or vectors
+    │   ├─ NonFiniteError            NaN or infinity in token states or vectors
+    │   ├─ EncoderUnavailableError   a served encoder that does not answer, or does not let us in
+    │   └─ EncoderAnswerError        a served encoder whose answer is not what this encoder computes
     ├─ StoreError
     │   ├─ DimensionMismatchError    vectors of another size than the collection's
     │   ├─ FingerprintMismatchError  vectors made in another way than the collection's
@@ -77,6 +79,14 @@ class ContextOverflowError(ModelError):
 
 class NonFiniteError(ModelError):
     """Token states or vectors contain NaN or infinity."""
+
+
+class EncoderUnavailableError(ModelError):
+    """The server of an encoder does not answer, or refuses the credentials."""
+
+
+class EncoderAnswerError(ModelError):
+    """The server of an encoder answers with something else than the states of the tokens it was sent."""
 
 
 class StoreError(RagEmbedError):

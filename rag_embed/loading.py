@@ -17,11 +17,14 @@ from rag_embed.adapter import Adapter, locate_adapter
 from rag_embed.chunk_embedder import ChunkEmbedder
 from rag_embed.devices import Dtype, has_fast_bfloat16, pick_batch_tokens, pick_device, pick_dtype
 from rag_embed.encoder import Encoder
-from rag_embed.errors import UnsupportedModelError
+from rag_embed.errors import InputError, UnsupportedModelError
 from rag_embed.guards import Guard
 from rag_embed.max_sim import DEFAULT_FORM, TokenForm
+from rag_embed.passes import TokenEncoder
 from rag_embed.profiles import EMBEDDED_MODEL, Profile, locate_checkpoint
 from rag_embed.recipe import Recipe
+from rag_embed.served import Server
+from rag_embed.served.loading import connect_encoder
 
 logger = logging.getLogger(__name__)
 
@@ -122,6 +125,7 @@ def load_embedder(
     batch_tokens: int | None = None,
     insist: Collection[Guard] = (),
     token_form: TokenForm | None = None,
+    server: Server | None = None,
 ) -> ChunkEmbedder:
     """Load what a recipe needs, or take what this process has loaded already.
 
@@ -131,13 +135,32 @@ def load_embedder(
         batch_tokens: Most tokens in one forward pass over several texts; None is what suits the device.
         insist: Guards that are lifted, see `rag_embed.guards`.
         token_form: What is kept of token states, where they are asked for.
+        server: What computes token states instead of this process; by the recipe's engine. With an adapter in
+            the recipe it must name a server of the merged weights too, which is asked for at once.
 
     Raises:
+        InputError: Recipe and server name different engines, or the merged weights are served nowhere.
         MissingExtraError: The embedded model is not installed.
+        EncoderUnavailableError: The server does not answer, or does not let us in.
+        EncoderAnswerError: It gives other token states than the local weights.
         UnsupportedModelError: The checkpoint cannot be used, or is another than the recipe has looked at.
     """
     recipe = Recipe() if recipe is None else recipe
     located = recipe.located_adapter
+    if recipe.engine != (server.engine if server else "torch"):
+        raise InputError(
+            f"engine is {recipe.engine!r} and the server's is {server.engine if server else 'torch'!r}; "
+            "expected one engine, and a server for 'vllm' and 'tei' alone. Name both: server=, engine="
+        )
+    if server is not None:
+        connect = partial(
+            connect_encoder, recipe.profile, server, device=device, dtype=recipe.dtype, insist=insist
+        )
+        # Connected at once: a server of merged weights that is missing or another is found out before work.
+        context: TokenEncoder | None = connect(adapter=located) if located else None
+        return ChunkEmbedder(
+            recipe, encoder := connect(), lambda: context or encoder, token_form or DEFAULT_FORM
+        )
 
     def load(adapter: Path | None = None) -> Encoder:
         encoder = load_encoder(

@@ -38,6 +38,8 @@ class TokenEncoder(Protocol):
     prefix_ids: list[int]
     suffix_ids: list[int]
     scored_tokens: ScoredTokens | None
+    dtype: torch.dtype
+    device: torch.device
 
     @property
     def dim(self) -> int: ...  # noqa: D102
@@ -229,8 +231,6 @@ def read_all(encoder: TokenEncoder, readings: Sequence[Reading]) -> list[Float[T
         full = [each for each in rows if len(each)]  # what has no sequence has its no rows on the CPU
         whole = torch.cat(full).cpu() if full else torch.empty(0, encoder.dim)
         return list(whole.split([len(each) for each in rows]))
-    if not encoder.profile.is_packable:  # texts of one length are stacked, and the stack's height tells
-        return [read(encoder, reading) for reading in readings]
     special = len(encoder.prefix_ids) + len(encoder.suffix_ids)
     sizes = [sum(len(ids) + special for ids in reading.sequences) for reading in readings]
     is_short = [size <= encoder.shared_pass_tokens // 4 for size in sizes]

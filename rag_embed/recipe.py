@@ -15,6 +15,7 @@ from rag_embed.late_chunking import Strategy, check_blend
 from rag_embed.modes import Precision
 from rag_embed.passes import WindowOptions
 from rag_embed.profiles import EMBEDDED_MODEL, Profile, locate_checkpoint
+from rag_embed.served import Engine
 from rag_embed.vector_form import VectorForm
 from rag_embed.vector_space import name_vector_space
 
@@ -41,6 +42,7 @@ class Recipe:
         document_prefix: Put before windows and isolated chunks; None takes what the checkpoint declares.
         dim: Dimensions that are kept of a vector (Matryoshka); None keeps all.
         precision: "float", or "int8" or "binary" codes.
+        engine: What computes token states: "torch" here, or "vllm" or "tei" on a server.
     """
 
     model: str | Path = EMBEDDED_MODEL
@@ -57,6 +59,7 @@ class Recipe:
     document_prefix: str | None = None
     dim: int | None = None
     precision: Precision = "float"
+    engine: Engine = "torch"
 
     def __post_init__(self) -> None:
         check_blend("late", self.alpha, self.form)
@@ -122,10 +125,13 @@ class Recipe:
         index that was made on one machine is used on another. Where one side computes in bfloat16, that
         costs nothing that could be measured (docs/benchmarks.md, "Precision"). A bfloat16 or float16 that is
         asked for by name is part of the space, because its vectors differ from float32's by more than 1e-3.
+        So is the engine of a server, which has kernels of its own; there "auto" is float32, and the probe
+        holds the server to it.
         """
         relevant = ["head", "overlap_tokens", "head_tokens"]
         relevant += ["alpha"] * (self.strategy == "blend")
         relevant += ["dtype"] * (self.dtype not in {"auto", "float32"})
+        relevant += ["engine"] * (self.engine != "torch")
         relevant += ["dim", "precision"] * (self.form != VectorForm())
         options = {name: getattr(self, name) for name in relevant}
         options["window_tokens"] = self.window_options.window_tokens

@@ -71,6 +71,11 @@ class TextTokenizer:
             result.append(Tokens(ids, offsets[:, 0], offsets[:, 1]))
         return result
 
+    def decode(self, ids: Int[np.ndarray, " tokens"]) -> str:
+        """A text that may be read as these tokens again, for engines that take text; check that it is."""
+        text: str = self._backend.decode(ids.tolist(), skip_special_tokens=False)
+        return text
+
     def tokenize_template(self, template: str, **fields: str) -> Int[np.ndarray, " tokens"]:
         """Tokenise a text of ours, in which special tokens that are spelled out are meant as such.
 

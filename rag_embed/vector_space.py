@@ -32,7 +32,8 @@ def name_vector_space(
         prefixes: Of queries and of documents.
 
     Returns:
-        A name to read, ending in a digest of everything; it says a precision that was asked for by name.
+        A name to read, ending in a digest of everything; it says a precision that was asked for by name, and
+        the engine of a server.
     """
     content: list[object] = [
         _VECTOR_REVISION,
@@ -44,6 +45,6 @@ def name_vector_space(
     if adapter is not None:
         content += [adapter.sha256, adapter.scale]
         name += f"+{adapter.name}@{adapter.sha256[:8]}"
-    named = "" if "dtype" not in options else f"-{options['dtype']}"
+    named = "".join(f"-{options[name]}" for name in ("dtype", "engine") if name in options)
     digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
     return f"{name}/{strategy}{named}/{digest[:12]}"

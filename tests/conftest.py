@@ -44,6 +44,8 @@ SHAPES_CHECKED = [
     "rag_embed.passes",
     "rag_embed.native",
     "rag_embed.late_chunking",
+    "rag_embed.export",
+    "rag_embed.served",
     "rag_embed.vector_space",
     "rag_embed.recipe",
     "rag_embed.document_reading",

@@ -49,6 +49,8 @@ RING_2 = {
     "late_interaction",
     "vector_space",
     "recipe",
+    "served",
+    "export",
     "chunked_text",
     "document_reading",
     "chunk_embedder",

@@ -7,7 +7,17 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from rag_embed.cli import asking, evaluating, indexing, migrating, modelling, moving, serving, training
+from rag_embed.cli import (
+    asking,
+    evaluating,
+    exporting,
+    indexing,
+    migrating,
+    modelling,
+    moving,
+    serving,
+    training,
+)
 from rag_embed.cli.failing import belongs_to_typer, explain
 from rag_embed.cli.output import Output
 
@@ -49,5 +59,6 @@ for _command in (
     evaluating.evaluate,
     training.train,
     modelling.models,
+    exporting.export,
 ):
     app.command()(_command)

@@ -22,7 +22,6 @@ from rag_embed.adapter import Adapter
 from rag_embed.chunk_embedder import ChunkEmbedder, Embedded
 from rag_embed.chunked_text import ChunkedText
 from rag_embed.devices import Dtype
-from rag_embed.encoder import Encoder
 from rag_embed.guards import Guard
 from rag_embed.late_chunking import Strategy
 from rag_embed.late_interaction import TokenVectors
@@ -35,6 +34,7 @@ from rag_embed.llamaindex.context import (
 )
 from rag_embed.llamaindex.lookup import Lookup
 from rag_embed.llamaindex.pickling import make_state
+from rag_embed.llamaindex.served import ServedModel
 from rag_embed.max_sim import KeptTokens, TokenForm
 from rag_embed.modes import Precision
 from rag_embed.passes import TokenEncoder, WindowOptions
@@ -46,7 +46,7 @@ from rag_embed.vector_form import VectorForm
 dispatcher = get_dispatcher(__name__)
 
 
-class ContextualEmbedding(BaseEmbedding):
+class ContextualEmbedding(ServedModel, BaseEmbedding):
     """Embeds each chunk with its document's context, by one encoder that rerankers and parsers share.
 
     As a transformation it takes the nodes of a `LateChunkingNodeParser`, puts their documents together again
@@ -75,6 +75,7 @@ class ContextualEmbedding(BaseEmbedding):
         insist: Guards that are lifted, see `rag_embed.guards`.
         token_neighbours: Tokens averaged into each token vector beside a chunk vector; None keeps none.
         show_progress: Whether there is a progress bar over documents.
+        server, context_server, engine, api_key: Token states from a server; see `ServedModel`.
 
     Raises:
         MissingExtraError: The embedded encoder is not installed.
@@ -136,10 +137,11 @@ class ContextualEmbedding(BaseEmbedding):
             batch_tokens=self.batch_tokens,
             insist=self.insist,
             token_form=TokenForm(neighbours=self.token_neighbours or 1),
+            server=self.connection_options,
         )
 
     @property
-    def encoder(self) -> Encoder:
+    def encoder(self) -> TokenEncoder:
         """The encoder, loaded at first use and shared by all in this process that ask for the same."""
         return self.embedder.encoder
 
@@ -291,4 +293,4 @@ class ContextualEmbedding(BaseEmbedding):
         return await asyncio.to_thread(self._get_text_embeddings, texts)
 
     def __getstate__(self) -> dict[str, Any]:
-        return make_state(self, local={"callback_manager", "rate_limiter"})  # workers load the encoder anew
+        return make_state(self, local={"callback_manager", "rate_limiter", "api_key"})
