@@ -25,6 +25,7 @@ SCRIPTS = (
     "precision",
     "short_documents",
     "split_layers",
+    "gate",
     "migration",
     "quotes",
     "chat",

@@ -247,6 +247,27 @@ def test_short_documents_runs(tmp_path):
     assert len(results) == 7
 
 
+def test_gate_runs(tiny_sets):
+    from benchmarks import gate
+
+    (entry,) = run_quick(gate, tiny_sets, "--sets", "cuad_small").values()
+    assert [row["arm"] for row in entry["rows"]][:3] == ["isolated", "adapter alone", "default"]
+    assert all(0 <= row["nDCG@10"] <= 1 for row in entry["rows"])
+
+
+def test_a_gate_goes_from_alone_to_in_context():
+    from benchmarks.gate import HIGH, LOW, gate
+
+    alone = torch.tensor([[1.0, 0.0], [1.0, 0.0]])
+    in_context = torch.tensor([[1.0, 0.0], [0.0, 1.0]])  # unmoved, and moved as far as can be
+    kept, moved = gate(alone, in_context, 0.5)
+    assert kept.tolist() == [1, 0]
+    share = HIGH - (HIGH - LOW) * (1 - 1 / (1 + np.exp(-0.5 / 0.08)))
+    assert moved.tolist() == pytest.approx(
+        (np.array([1 - share, share]) / np.hypot(1 - share, share)).tolist()
+    )
+
+
 def test_launches_runs(tmp_path):
     from benchmarks import launches
 
