@@ -159,7 +159,12 @@ def recall_model(
             style="yellow",
         )
         if not model.query_map.is_determined:
-            output.note("so few chunks do not determine the map; results improve with more", style="yellow")
+            needed = min(len(model.query_map.new_mean), len(model.query_map.old_mean))
+            output.note(
+                f"fewer chunks than the map has dimensions ({needed}) do not determine it, and much is not "
+                "found; let `rag-embed migrate` embed more, or leave out --model",
+                style="yellow",
+            )
     return model
 
 
