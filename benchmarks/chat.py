@@ -53,7 +53,7 @@ class Echo(MockLLM):
 def fill(folder: Path, count: int) -> None:
     """Make an index of so many chunks, each a document of its own."""
     generator = np.random.default_rng(0)
-    words = " ".join(topics.values()).split()
+    words = np.array(" ".join(topics.values()).split())  # once: choosing from a list would do it each time
     with QdrantChunkStore("documents", path=folder, lexical=True) as store:
         # One real document says how vectors are made; the others carry its stamp.
         parser = LateChunkingNodeParser(embed_model=ContextualEmbedding(strategy="late"))
@@ -68,7 +68,7 @@ def fill(folder: Path, count: int) -> None:
 
 
 def make_chunk(
-    number: int, source: RelatedNodeInfo, words: Sequence[str], generator: np.random.Generator
+    number: int, source: RelatedNodeInfo, words: np.ndarray, generator: np.random.Generator
 ) -> TextNode:
     """A document of one chunk."""
     text = " ".join(generator.choice(words, WORDS_PER_CHUNK))

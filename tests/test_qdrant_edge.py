@@ -467,7 +467,10 @@ def test_filters_index_their_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     with QdrantChunkStore("docs", path=tmp_path) as store:
         store.add(make_nodes(99, kind="a"))
         vector = make_nodes(1)[0].embedding
-        indexed = store.client._indexed
+
+        def indexed() -> set[str]:
+            return set(run_blocking(store.client.describe()).indexed)
+
         assert len(store.query(ask(vector, 200, filters=where("kind", "a"))).ids) == 99
         assert indexed() == {"doc_id", "ref_doc_id"}
         store.add(make_nodes(1, kind="a", prefix="one more"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
@@ -48,18 +48,8 @@ def search(
 @opt.spread
 def chat(
     *,
-    llm: Annotated[
-        Optional[list[str]],  # noqa: UP045
-        typer.Option(
-            "--llm",
-            metavar="MODULE:CLASS",
-            help="An LLM of LlamaIndex. Without one, quotes answer. Repeatable with --web, to choose from.",
-        ),
-    ] = None,
-    llm_arg: Annotated[
-        Optional[list[str]],  # noqa: UP045
-        typer.Option("--llm-arg", metavar="KEY=VALUE", help="Argument of all LLMs. Repeatable."),
-    ] = None,
+    llm: opt.Llms = None,
+    llm_arg: opt.LlmArguments = None,
     web: Annotated[bool, typer.Option("--web", help="Serve a page to talk in, in the browser.")] = False,
     history: opt.History = None,
     listening: opt.ListenChoice,

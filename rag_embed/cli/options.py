@@ -180,6 +180,18 @@ History = Annotated[
         "--history", help="With --web: folder of the conversations. Default: beside the store, with -chat."
     ),
 ]
+Llms = Annotated[
+    list[str] | None,
+    Option(
+        "--llm",
+        metavar="MODULE:CLASS",
+        help="An LLM of LlamaIndex. Without one, quotes answer. Repeatable with --web, to choose from.",
+    ),
+]
+LlmArguments = Annotated[
+    list[str] | None,
+    Option("--llm-arg", metavar="KEY=VALUE", help="Argument of all LLMs. Repeatable."),
+]
 Json = Annotated[bool, Option("--json", help="JSON on standard output, and nothing else there.")]
 Query = Annotated[str, Argument(callback=check_unicode, help="The question.", show_default=False)]
 
