@@ -20,14 +20,14 @@ from transformers import AutoModel
 
 from benchmarks.context import summarise
 from benchmarks.evalsets import ANONYMISED, find_sets, load_set
+from benchmarks.gate import score
 from benchmarks.report import CACHE, describe_model, make_parser, write_set_report
 from rag_embed import ContextualEmbedding
 from rag_embed.adapter import merge_adapter
 from rag_embed.encoder import Encoder
 from rag_embed.evaluation import Arm, EvalDocument, EvalSet, VectorCache, evaluate
 from rag_embed.evaluation.arms import ISOLATED
-from rag_embed.evaluation.metrics import MAIN_MEASURE, measure
-from rag_embed.evaluation.ranking import rank
+from rag_embed.evaluation.metrics import MAIN_MEASURE
 from rag_embed.spans import align_tokens
 
 SETS = {"squad_half": 8, ANONYMISED: 60, "cuad_small": 8}
@@ -101,11 +101,7 @@ def measure_split(
         head = f"{document.title_key}: {document.title}\n\n" if has_head else ""
         for own_head, chunks in iterate_windows(encoder, document, head):
             vectors.append(read_split(plain, encoder, own_head, chunks, split))
-    scores = (queries @ normalize(torch.cat(vectors), dim=1).T).numpy()
-    query_ids = list(evalset.queries)
-    ranking = rank(scores, evalset.competing(evalset.main_slice, query_ids))
-    golds = {query: evalset.golds[query] for query in query_ids}
-    return float(measure(ranking, golds, evalset.answer_ids, measures=[MAIN_MEASURE])[MAIN_MEASURE].mean())
+    return score(evalset, queries, normalize(torch.cat(vectors), dim=1))
 
 
 def main(argv: Sequence[str] | None = None) -> None:
