@@ -25,8 +25,7 @@ from benchmarks.report import CACHE, make_parser, write_report
 from corpora.folders import sets_folder
 from rag_embed import ContextualEmbedding, QdrantChunkStore
 from rag_embed.evaluation import VectorCache
-from rag_embed.evaluation.vectors import Vectors, as_isolated, with_options
-from rag_embed.pooling import blend
+from rag_embed.evaluation.vectors import Vectors, with_options
 from rag_embed.qdrant import CollectionSettings, VectorStorage
 from rag_embed.qdrant.edge_engine import EdgeEngine
 from rag_embed.qdrant.filters import is_of_documents
@@ -97,10 +96,8 @@ class Pool:
     def take(self, evalset: EvalSet, model: ContextualEmbedding, *, query_count: int) -> None:
         """Add a set's chunks, and some of its queries."""
         vectors = Vectors(evalset.documents, cache=VectorCache(CACHE / "vectors"))
-        unadapted = with_options(model, strategy="late", adapter=None)
-        late = vectors.chunks(unadapted, with_title=evalset.has_titles)
-        isolated = vectors.chunks(as_isolated(model), with_title=evalset.has_titles)
-        self.chunks += list(blend(late, isolated, 0.5).numpy())
+        unadapted = with_options(model, strategy="blend", adapter=None)
+        self.chunks += list(vectors.chunks(unadapted, with_title=evalset.has_titles).numpy())
         self.ids += [f"{evalset.name}/{chunk}" for chunk in evalset.chunk_ids]
         self.homes += [f"{evalset.name}/{doc.doc_id}" for doc in evalset.documents for _ in doc.spans]
         asked = vectors.queries(model, list(evalset.queries.values())).numpy()

@@ -53,6 +53,8 @@ class Adapter:
         base_sha256: Digest of the weights that it was trained on, and fits alone.
         scale: Factor of the low-rank product.
         window_tokens: Length of the windows that it was trained with.
+        shared_layers: Lower layers that it leaves untouched, so that chunks are read alone and in their
+            window in one pass (`shared_layers.py`); 0 for an adapter of the whole encoder.
     """
 
     name: str
@@ -62,6 +64,7 @@ class Adapter:
     base_sha256: str
     scale: float
     window_tokens: int
+    shared_layers: int = 0
 
 
 def shipped_adapters() -> dict[str, Path]:
@@ -99,6 +102,9 @@ def locate_adapter(adapter: str | Path) -> Adapter:
         window_tokens = int(str(card["window_tokens"]))
         if window_tokens < 1:
             raise ValueError(f"window_tokens is {window_tokens}; expected a positive number")
+        shared_layers = int(str(card.get("shared_layers", 0)))
+        if shared_layers < 0:
+            raise ValueError(f"shared_layers is {shared_layers}; expected none or a positive number")
         return Adapter(
             name=folder.name,
             folder=folder,
@@ -107,6 +113,7 @@ def locate_adapter(adapter: str | Path) -> Adapter:
             base_sha256=str(base["sha256"]),
             scale=alpha / rank,
             window_tokens=window_tokens,
+            shared_layers=shared_layers,
         )
     except (ValueError, KeyError, TypeError, OverflowError) as error:
         raise UnsupportedModelError(
@@ -115,10 +122,16 @@ def locate_adapter(adapter: str | Path) -> Adapter:
         ) from error
 
 
-def find_adapter(weights_sha256: str) -> Adapter | None:
-    """The shipped adapter that was trained on these weights, if there is one."""
+def find_adapter(weights_sha256: str, *, shares_layers: bool) -> Adapter | None:
+    """The shipped adapter that was trained on these weights, if there is one.
+
+    Args:
+        weights_sha256: Digest of the checkpoint's weights.
+        shares_layers: Whether it is to be one of the upper layers; else one of the whole encoder.
+    """
     located = (locate_adapter(name) for name in shipped_adapters())
-    return next((adapter for adapter in located if adapter.base_sha256 == weights_sha256), None)
+    fitting = [adapter for adapter in located if adapter.base_sha256 == weights_sha256]
+    return next((adapter for adapter in fitting if (adapter.shared_layers > 0) == shares_layers), None)
 
 
 @torch.no_grad()

@@ -14,9 +14,13 @@ from torch import Tensor
 
 from rag_embed.chunked_text import ChunkedText
 from rag_embed.document_reading import (
+    find_chunks,
+    keep_tokens_apart,
     keeps_tokens_alone,
+    make_document_windows,
     prepare_alone,
     prepare_in_context,
+    prepare_shared,
     prepare_windows,
 )
 from rag_embed.errors import EmptyTextError
@@ -32,7 +36,10 @@ from rag_embed.passes import (
 )
 from rag_embed.pooling import blend
 from rag_embed.recipe import Recipe
+from rag_embed.shared_layers import SharedLayers
+from rag_embed.shared_reading import read_shared
 from rag_embed.spans import CharSpan, align_tokens
+from rag_embed.tokens import Tokens
 from rag_embed.vector_form import form_vectors
 
 Embedded: TypeAlias = tuple[Float[Tensor, "chunks form_dim"], list[KeptTokens | None]]
@@ -51,17 +58,24 @@ class ChunkEmbedder:
         encoder: Reads queries, and chunks alone.
         load_context_encoder: Loads what reads windows, at its first use: who only asks never needs it.
         token_form: What `embed_with_tokens` keeps of token states.
+        load_shared_layers: Loads what reads chunks both ways in one pass, where the recipe says so.
     """
 
     recipe: Recipe
     encoder: TokenEncoder
     load_context_encoder: Callable[[], TokenEncoder]
     token_form: TokenForm = DEFAULT_FORM
+    load_shared_layers: Callable[[], SharedLayers] | None = None
 
     @cached_property
     def context_encoder(self) -> TokenEncoder:
         """Reads windows: the encoder itself, or another with the recipe's adapter merged into it."""
         return self.load_context_encoder()
+
+    @cached_property
+    def shared_layers(self) -> SharedLayers | None:
+        """Reads chunks alone and in their window in one pass; None where that takes two."""
+        return None if self.load_shared_layers is None else self.load_shared_layers()
 
     def embed_chunks(
         self, text: str, spans: Sequence[CharSpan], *, metadata: Mapping[str, object] | None = None
@@ -143,6 +157,8 @@ class ChunkEmbedder:
             return [each.kept()[0] for each in kept_of_rows]
         tokens = encoder.tokenize(document.text)
         spans = align_tokens(document.text, tokens.starts, tokens.ends, [document.spans[row] for row in rows])
+        if self.shared_layers is not None:
+            return self._read_shared_tokens(self.shared_layers, document, tokens, rows)
         kept = make_span_tokens(encoder, tokens.ids, spans, self.token_form)
         windows = prepare_windows(encoder, document, tokens.ids, spans, recipe=recipe, readers=[kept])
         read(encoder, windows.only_needed())
@@ -190,9 +206,54 @@ class ChunkEmbedder:
         prefixed = [own + text for text in texts]
         return embed_isolated(self.encoder, prefixed, options=recipe.window_options, form=recipe.form)
 
+    def _read_shared_tokens(
+        self, layers: SharedLayers, document: ChunkedText, tokens: Tokens, rows: Sequence[int]
+    ) -> list[KeptTokens]:
+        # Windows are cut by all chunks of the document, so all of them are found first.
+        filled, spans = find_chunks(document, tokens)
+        wanted = [filled.index(row) for row in rows]
+        kept = keep_tokens_apart(self.encoder, tokens, spans, self.token_form)
+        reading = make_document_windows(
+            self.encoder, document, tokens, spans, recipe=self.recipe, readers=kept
+        )
+        read_shared(layers, [reading.only(wanted)])
+        return [kept[index].kept()[0] for index in wanted]
+
     def _embed_group(self, documents: Sequence[ChunkedText], with_tokens: bool) -> Iterator[Embedded]:
-        recipe = self.recipe
         form = self.token_form if with_tokens else None
+        if self.shared_layers is not None:
+            yield from self._embed_shared(self.shared_layers, documents, form)
+        else:
+            yield from self._embed_in_passes(documents, form)
+
+    def _embed_shared(
+        self, layers: SharedLayers, documents: Sequence[ChunkedText], form: TokenForm | None
+    ) -> Iterator[Embedded]:
+        """Embed documents whose chunks are read alone and in their window in one pass."""
+        recipe = self.recipe
+        prepared = prepare_shared(self.encoder, documents, recipe, form)
+        halves = read_shared(layers, [reading for reading, _ in prepared])
+        for document, (reading, rows), half in zip(documents, prepared, halves, strict=True):
+            vectors = torch.empty(len(document.spans), recipe.dim or self.encoder.dim)
+            tokens: list[KeptTokens | None] = [None] * len(document.spans)
+            if others := sorted(set(range(len(document.spans))) - set(rows)):
+                alone, _ = prepare_alone(self.encoder, document, others, recipe, None)
+                vectors[others] = form_vectors(read(self.encoder, alone), recipe.form)
+            if rows:
+                vectors[rows] = form_vectors(half.in_context, recipe.form)
+            if recipe.strategy == "blend" and rows:
+                isolated = form_vectors(half.alone, recipe.form)
+                vectors[rows] = blend(vectors[rows], isolated, recipe.alpha)
+            for row, reader in zip(rows, reading.readers, strict=False):
+                assert isinstance(reader, SpanTokens)
+                tokens[row] = reader.kept()[0]
+            yield vectors, tokens
+
+    def _embed_in_passes(
+        self, documents: Sequence[ChunkedText], form: TokenForm | None
+    ) -> Iterator[Embedded]:
+        """Embed documents in one pass over windows, or over chunks alone, or in both."""
+        recipe = self.recipe
         prepared = prepare_in_context(self.context_encoder, documents, recipe, form)
         in_context = read_all(self.context_encoder, [reading for reading, _ in prepared])
         # A blend needs every chunk alone too; else only those that no window knows.

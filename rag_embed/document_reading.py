@@ -16,6 +16,7 @@ from rag_embed.late_interaction import SpanTokens, keep_tokens_alone, make_span_
 from rag_embed.max_sim import TokenForm
 from rag_embed.native import make_native_reading
 from rag_embed.passes import (
+    NO_TOKENS,
     JoinedReading,
     Reading,
     TokenEncoder,
@@ -24,6 +25,7 @@ from rag_embed.passes import (
     tokenize_head,
 )
 from rag_embed.recipe import Recipe
+from rag_embed.shared_reading import SharedReading, make_shared_reading
 from rag_embed.spans import TokenSpan, find_tokens
 from rag_embed.tokens import Tokens
 
@@ -56,6 +58,49 @@ def prepare_in_context(
         _prepare_late(encoder, document, each, recipe, token_form)
         for document, each in zip(documents, tokens, strict=True)
     ]
+
+
+def prepare_shared(
+    encoder: TokenEncoder, documents: Sequence[ChunkedText], recipe: Recipe, token_form: TokenForm | None
+) -> list[tuple[SharedReading, list[int]]]:
+    """Make documents ready whose chunks are read both ways in one pass; else as `prepare_in_context`."""
+    tokens = encoder.tokenize_all([document.text for document in documents])
+    prepared = []
+    for document, each in zip(documents, tokens, strict=True):
+        rows, spans = find_chunks(document, each)
+        kept = [] if token_form is None else keep_tokens_apart(encoder, each, spans, token_form)
+        reading = make_document_windows(encoder, document, each, spans, recipe=recipe, readers=kept)
+        prepared.append((reading, rows))
+    return prepared
+
+
+def make_document_windows(
+    encoder: TokenEncoder,
+    document: ChunkedText,
+    tokens: Tokens,
+    token_spans: Sequence[TokenSpan],
+    *,
+    recipe: Recipe,
+    readers: Sequence[SpanTokens] = (),
+) -> SharedReading:
+    """Make the windows of whole chunks of a tokenised document ready."""
+    options, prefix = recipe.window_options, recipe.prefix("document")
+    return make_shared_reading(
+        encoder,
+        tokens.ids,
+        token_spans,
+        head_ids=tokenize_head(encoder, document.head, options),
+        prefix_ids=encoder.tokenize(prefix).ids if prefix else NO_TOKENS,
+        options=options,
+        readers=readers,
+    )
+
+
+def keep_tokens_apart(
+    encoder: TokenEncoder, tokens: Tokens, spans: Sequence[TokenSpan], form: TokenForm
+) -> list[SpanTokens]:
+    """Make ready to keep token vectors chunk by chunk: chunks that overlap have states of their own."""
+    return [make_span_tokens(encoder, tokens.ids, [span], form) for span in spans]
 
 
 def prepare_alone(
@@ -123,15 +168,20 @@ def _prepare_late(
     recipe: Recipe,
     token_form: TokenForm | None,
 ) -> InContext:
+    rows, known = find_chunks(document, tokens)
+    if not rows:
+        return JoinedReading([], encoder.dim), []
+    readers = [] if token_form is None else [make_span_tokens(encoder, tokens.ids, known, token_form)]
+    return prepare_windows(encoder, document, tokens.ids, known, recipe=recipe, readers=readers), rows
+
+
+def find_chunks(document: ChunkedText, tokens: Tokens) -> tuple[list[int], list[TokenSpan]]:
+    """Chunks with tokens, and where these are."""
     spans = find_tokens(document.text, tokens.starts, tokens.ends, document.spans)
     rows = [row for row, span in enumerate(spans) if len(span)]
     if len(rows) < len(spans):
         _warn_of_chunks_without_context(len(spans) - len(rows), document)
-    if not rows:
-        return JoinedReading([], encoder.dim), []
-    known = [spans[row] for row in rows]
-    readers = [] if token_form is None else [make_span_tokens(encoder, tokens.ids, known, token_form)]
-    return prepare_windows(encoder, document, tokens.ids, known, recipe=recipe, readers=readers), rows
+    return rows, [spans[row] for row in rows]
 
 
 def _warn_of_chunks_without_context(count: int, document: ChunkedText) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import threading
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from itertools import groupby
 
 import numpy as np
@@ -22,10 +23,9 @@ from rag_embed.checkpoint import load_checkpoint
 from rag_embed.devices import pick_batch_tokens
 from rag_embed.errors import ContextOverflowError, NonFiniteError, UnsupportedModelError
 from rag_embed.guards import Guard, check_dtype
+from rag_embed.packed_attention import fill_pass
 from rag_embed.profiles import Profile
 from rag_embed.tokens import Tokens
-
-_FILLER_TOKENS = 32
 
 
 class Encoder:
@@ -185,10 +185,23 @@ class Encoder:
     def _forward(
         self, texts: Sequence[Int[np.ndarray, " _"]], filler_tokens: int, unseen_tokens: int
     ) -> list[Float[Tensor, "_ dim"]]:
-        batch = [*texts, *_fill(filler_tokens)]
-        with self._lock:
+        batch = [*texts, *fill_pass(filler_tokens)]
+        with self.computing():
             self.token_count += sum(map(len, batch))
             states = self.forward(batch, unseen_tokens=unseen_tokens)
+        self.refuse_non_finite(states)
+        return states[: len(texts)]
+
+    def computing(self) -> AbstractContextManager[object]:
+        """Hold the weights, which serve one pass at a time."""
+        return self._lock
+
+    def refuse_non_finite(self, states: Sequence[Float[Tensor, "_ dim"]]) -> None:
+        """Check what a pass gave.
+
+        Raises:
+            NonFiniteError: A state is NaN or infinite.
+        """
         # A sum is finite only if all its terms are, and costs less than asking each.
         if not bool(torch.stack([state.sum(dtype=torch.float32) for state in states]).isfinite().all()):
             raise NonFiniteError(
@@ -196,7 +209,6 @@ class Encoder:
                 "states; expected finite numbers. In float16 this is an overflow: use dtype='float32' or "
                 "'bfloat16'"
             )
-        return states[: len(texts)]
 
     def forward(
         self, batch: Sequence[Int[np.ndarray, " _"]], *, unseen_tokens: int = 0
@@ -237,6 +249,15 @@ class Encoder:
             )
         self.forward_count = 0
 
+    def pack(self, batch: Sequence[Int[np.ndarray, " _"]]) -> dict[str, Int[Tensor, "1 tokens"]]:
+        """Texts one behind the other, as the model takes them: ids, and positions that begin anew."""
+        first = self.profile.first_position
+        positions = np.concatenate([np.arange(first, first + len(ids)) for ids in batch])
+        return {
+            "input_ids": self._send(np.concatenate(batch))[None],
+            "position_ids": self._send(positions)[None],
+        }
+
     def _send(self, ids: Int[np.ndarray, "..."]) -> Int[Tensor, "..."]:
         """Copy to the device; from pinned memory, where the processor goes on meanwhile."""
         tensor = torch.from_numpy(ids)
@@ -251,12 +272,9 @@ class Encoder:
         self, batch: Sequence[Int[np.ndarray, " _"]], unseen_tokens: int
     ) -> list[Float[Tensor, "_ dim"]]:
         lengths = [len(ids) for ids in batch]
-        first = self.profile.first_position
-        positions = np.concatenate([np.arange(first, first + length) for length in lengths])
         self.forward_count += 1
         output = self._model(
-            input_ids=self._send(np.concatenate(batch))[None],
-            position_ids=self._send(positions)[None],
+            **self.pack(batch),
             text_lengths=lengths,
             unseen_tokens=unseen_tokens,
         )
@@ -277,9 +295,3 @@ class Encoder:
             output = self._model(input_ids=ids, attention_mask=is_seen)
             states.update(zip(members, self._project(output.last_hidden_state), strict=True))
         return [states[index] for index in range(len(batch))]
-
-
-def _fill(token_count: int) -> list[Int[np.ndarray, " _"]]:
-    """Make texts of so many tokens in all, which are computed and thrown away."""
-    starts = range(0, token_count, _FILLER_TOKENS)
-    return [np.zeros(min(_FILLER_TOKENS, token_count - start), dtype=np.int64) for start in starts]

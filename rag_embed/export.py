@@ -62,6 +62,11 @@ def export_checkpoints(recipe: Recipe, folder: Path) -> Export:
             f"{profile.name} makes its token vectors by a head behind its states, which engines leave out; "
             "expected a model without one"
         )
+    if recipe.shares_layers:
+        raise UnsupportedModelError(
+            f"adapter {recipe.adapter!r} shares layers between two readings of a chunk; engines cannot; "
+            "expected one of the whole encoder. Use engine='vllm' in the recipe, or name one"
+        )
     folder = folder.expanduser().absolute()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(

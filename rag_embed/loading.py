@@ -25,6 +25,7 @@ from rag_embed.profiles import EMBEDDED_MODEL, Profile, locate_checkpoint
 from rag_embed.recipe import Recipe
 from rag_embed.served import Server
 from rag_embed.served.loading import connect_encoder
+from rag_embed.shared_layers import SharedLayers, share_layers
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +35,7 @@ _Weights = tuple[Profile, torch.device, torch.dtype, Adapter | None]
 _lock = threading.Lock()
 _loaded: WeakValueDictionary[tuple[_Weights, int, frozenset[Guard]], Encoder] = WeakValueDictionary()
 _recent: deque[Encoder] = deque(maxlen=4)
+_shared: WeakValueDictionary[tuple[Encoder, Adapter], SharedLayers] = WeakValueDictionary()
 
 
 def load_encoder(
@@ -152,15 +154,19 @@ def load_embedder(
             f"engine is {recipe.engine!r} and the server's is {server.engine if server else 'torch'!r}; "
             "expected one engine, and a server for 'vllm' and 'tei' alone. Name both: server=, engine="
         )
+    if server is not None and recipe.shares_layers:
+        raise InputError(
+            f"adapter {recipe.adapter!r} shares layers between two readings of a chunk, which a server of "
+            "token states cannot; use an adapter of the whole encoder, or none, or no server"
+        )
     if server is not None:
         connect = partial(
             connect_encoder, recipe.profile, server, device=device, dtype=recipe.dtype, insist=insist
         )
         # Connected at once: a server of merged weights that is missing or another is found out before work.
         context: TokenEncoder | None = connect(adapter=located) if located else None
-        return ChunkEmbedder(
-            recipe, encoder := connect(), lambda: context or encoder, token_form or DEFAULT_FORM
-        )
+        served = connect()
+        return ChunkEmbedder(recipe, served, lambda: context or served, token_form or DEFAULT_FORM)
 
     def load(adapter: Path | None = None) -> Encoder:
         encoder = load_encoder(
@@ -179,5 +185,18 @@ def load_embedder(
             )
         return encoder
 
+    encoder = load()
+    if located is not None and recipe.shares_layers:
+        load_shared = partial(_load_shared_layers, encoder, located)
+        return ChunkEmbedder(recipe, encoder, lambda: encoder, token_form or DEFAULT_FORM, load_shared)
     load_context_encoder = partial(load, located.folder if located else None)
-    return ChunkEmbedder(recipe, load(), load_context_encoder, token_form or DEFAULT_FORM)
+    return ChunkEmbedder(recipe, encoder, load_context_encoder, token_form or DEFAULT_FORM)
+
+
+def _load_shared_layers(encoder: Encoder, adapter: Adapter) -> SharedLayers:
+    """Make what reads both ways, or take what this process has made of the same encoder already."""
+    with _lock:
+        layers = _shared.get((encoder, adapter))
+        if layers is None:
+            layers = _shared[encoder, adapter] = share_layers(encoder, adapter)
+    return layers

@@ -1,18 +1,20 @@
-"""The attention that packed texts need: each text attends to itself alone."""
+"""Packed texts: the attention that they need, each to itself alone, and what fills a pass up behind them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import groupby
 
+import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from transformers.masking_utils import AttentionMaskInterface
 from transformers.modeling_utils import AttentionInterface
 
 PACKED_ATTENTION = "rag_embed_packed"
 """The name under which transformers' models find it."""
+_FILLER_TOKENS = 32
 
 
 def attend_within_texts(
@@ -48,6 +50,12 @@ def attend_within_texts(
         )
         attended.append(result.transpose(1, 2).flatten(0, 1))
     return torch.cat(attended)[None], None
+
+
+def fill_pass(token_count: int) -> list[Int[np.ndarray, " _"]]:
+    """Make texts of so many tokens in all, which are computed and thrown away."""
+    starts = range(0, token_count, _FILLER_TOKENS)
+    return [np.zeros(min(_FILLER_TOKENS, token_count - start), dtype=np.int64) for start in starts]
 
 
 AttentionInterface.register(PACKED_ATTENTION, attend_within_texts)

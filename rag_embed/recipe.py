@@ -74,9 +74,18 @@ class Recipe:
         """The adapter that "auto", a name or a folder stands for; None where no window is read."""
         if self.adapter is None or self.strategy in {"isolated", "native"}:
             return None
-        if self.adapter == "auto":
-            return find_adapter(self.profile.weights_sha256)
-        return locate_adapter(self.adapter)
+        if self.adapter != "auto":
+            return locate_adapter(self.adapter)
+        sha256 = self.profile.weights_sha256
+        # Servers answer with states of the last layer alone, so nothing can be shared there.
+        shares_layers = self.strategy == "blend" and self.engine == "torch"
+        shared = find_adapter(sha256, shares_layers=True) if shares_layers else None
+        return shared or find_adapter(sha256, shares_layers=False)
+
+    @property
+    def shares_layers(self) -> bool:
+        """Whether chunks are read alone and in their window in one pass."""
+        return self.located_adapter is not None and self.located_adapter.shared_layers > 0
 
     @property
     def form(self) -> VectorForm:
@@ -135,6 +144,8 @@ class Recipe:
         relevant += ["dim", "precision"] * (self.form != VectorForm())
         options = {name: getattr(self, name) for name in relevant}
         options["window_tokens"] = self.window_options.window_tokens
+        if self.strategy == "blend":  # the isolated half is moved to the document's place (pooling.blend)
+            options["moved"] = True
         return name_vector_space(
             self.profile,
             self.strategy,

@@ -318,12 +318,19 @@ def isolated_vector(
     return unit(mean(states))
 
 
-def blend(late: Sequence[float], isolated: Sequence[float], alpha: float) -> Vector:
-    """Mix the directions of two vectors, `alpha` parts of the first; a unit vector."""
-    mixed = []
-    for late_component, isolated_component in zip(unit(late), unit(isolated), strict=True):
-        mixed.append(alpha * late_component + (1 - alpha) * isolated_component)
-    return unit(mixed)
+def blend(late: Sequence[Vector], isolated: Sequence[Vector], alpha: float) -> list[Vector]:
+    """Mix the two vectors of each of n chunks, the isolated moved by (2 - 1/n) times the mean difference."""
+    late, isolated = [unit(vector) for vector in late], [unit(vector) for vector in isolated]
+    centre_in_context, centre_alone = mean(late), mean(isolated)
+    blended = []
+    times = 2 - 1 / len(late)
+    for in_context, alone in zip(late, isolated, strict=True):
+        mixed = []
+        for component in range(len(in_context)):
+            moved = alone[component] + times * (centre_in_context[component] - centre_alone[component])
+            mixed.append(alpha * in_context[component] + (1 - alpha) * moved)
+        blended.append(unit(mixed))
+    return blended
 
 
 # ---------------------------------------------------------------- late interaction

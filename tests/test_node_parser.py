@@ -175,12 +175,9 @@ def expected_vectors(
         )
     )
     alpha = 1.0 if model.strategy == "late" else model.alpha
-    return np.array(
-        [
-            reference.blend(late[i], isolated[i], alpha) if i in late else isolated[i]
-            for i in range(len(nodes))
-        ]
-    )
+    blended = reference.blend(list(late.values()), [isolated[i] for i in filled], alpha) if filled else []
+    of_windows = dict(zip(filled, blended, strict=True))
+    return np.array([of_windows.get(i, isolated[i]) for i in range(len(nodes))])
 
 
 def spans_of(nodes: Sequence[BaseNode]) -> list[tuple[int, int]]:

@@ -170,12 +170,19 @@ def test_windows_of_every_small_layout() -> None:
 def test_unit_mean_and_blend_by_hand() -> None:
     assert reference.unit([3.0, 4.0]) == [0.6, 0.8]
     assert reference.mean([[1.0, 2.0], [3.0, 6.0]]) == [2.0, 4.0]
-    half = math.sqrt(0.5)
-    assert reference.blend([2.0, 0.0], [0.0, 3.0], 0.5) == pytest.approx([half, half])
-    assert reference.blend([2.0, 0.0], [0.0, 3.0], 1.0) == [1.0, 0.0]
-    assert reference.blend([2.0, 0.0], [0.0, 3.0], 0.0) == [0.0, 1.0]
-    # 0.6 : 0.4, so the length before normalisation is sqrt(0.52).
-    assert reference.blend([2.0, 0.0], [0.0, 3.0], 0.6) == pytest.approx([0.6 / 0.52**0.5, 0.4 / 0.52**0.5])
+    # The only chunk of a document is the document, and has its place in context whatever its share is.
+    assert reference.blend([[2.0, 0.0]], [[0.0, 3.0]], 0.3) == [pytest.approx([1.0, 0.0])]
+    # Two chunks that are told apart alone and not in context: the centres are (1, 0) and (1/2, 1/2), so the
+    # isolated ones, (0, 1) and (1, 0), move by 3/2 times (1/2, -1/2), to (3/4, 1/4) and (7/4, -3/4).
+    late, isolated = [[2.0, 0.0], [1.0, 0.0]], [[0.0, 3.0], [1.0, 0.0]]
+    assert reference.blend(late, isolated, 1.0) == [pytest.approx([1.0, 0.0])] * 2
+    first, second = reference.blend(late, isolated, 0.0)
+    assert first == pytest.approx([3 / 10**0.5, 1 / 10**0.5])
+    assert second == pytest.approx([7 / 58**0.5, -3 / 58**0.5])
+    # Half of each: (7/8, 1/8) and (11/8, -3/8).
+    first, second = reference.blend(late, isolated, 0.5)
+    assert first == pytest.approx([7 / 50**0.5, 1 / 50**0.5])
+    assert second == pytest.approx([11 / 130**0.5, -3 / 130**0.5])
 
 
 def test_late_vectors_of_one_window(loaded: Loaded) -> None:

@@ -27,7 +27,9 @@ def export(
     from rag_embed.profiles import EMBEDDED_MODEL
     from rag_embed.recipe import Recipe
 
-    recipe = Recipe(model=model or EMBEDDED_MODEL, adapter=None if adapter == "none" else adapter)
+    recipe = Recipe(
+        model=model or EMBEDDED_MODEL, adapter=None if adapter == "none" else adapter, engine="vllm"
+    )
     output = Output(as_json=as_json)
     with output.reserved():
         written = export_checkpoints(recipe, folder)

@@ -60,13 +60,16 @@ class Vectors:
         self._tokens: dict[bytes, list[KeptTokens]] = {}
 
     def chunks(self, model: ContextualEmbedding, *, with_title: bool) -> Float[Tensor, "chunks dim"]:
-        """One unit vector per chunk; a blend is mixed from its two parts, which other arms share."""
-        if model.strategy == "blend":
+        """One unit vector per chunk; a blend of two passes is mixed from parts that other arms share."""
+        if model.strategy == "blend" and not model.recipe.shares_layers:
             late = self.chunks(with_options(model, strategy="late"), with_title=with_title)
             # A title in the head of every window is not repeated before the chunk alone.
             is_repeated = with_title and model.head == "none"
             isolated = self.chunks(as_isolated(model), with_title=is_repeated)
-            return blend(late, isolated, model.alpha)
+            sizes = [len(document.spans) for document in self._documents]
+            halves = zip(late.split(sizes), isolated.split(sizes), strict=True)
+            mixed = [blend(*each, model.alpha) for each in halves if len(each[0])]
+            return torch.cat(mixed) if mixed else late
         model = as_isolated(model) if model.strategy == "isolated" else model
         name = f"{model.strategy}{' with titles' if with_title else ''}"
         keys = [self._document_key(model, doc, with_title) for doc in self._documents]
@@ -93,7 +96,8 @@ class Vectors:
         They come out of the pass that makes the late vectors, and are made anew only where those were in the
         cache. A chunk that no window has read has one vector that is similar to nothing.
         """
-        model = with_options(model, strategy="late") if model.strategy == "blend" else model
+        if model.strategy == "blend" and not model.recipe.shares_layers:
+            model = with_options(model, strategy="late")
         for number, document in enumerate(self._documents, start=1):
             key = self._document_key(model, document, with_title)
             if key not in self._tokens:

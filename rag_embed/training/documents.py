@@ -51,6 +51,7 @@ class TrainingWindow:
         document: Where it is from.
         chunks: Indices of the chunks in it.
         ids: Tokens with head and special tokens.
+        head_ids: Tokens of the head alone.
         token_spans: Where each of the chunks is in `ids`.
         questions: Texts.
         golds: For each question the position in `chunks` of its answer.
@@ -59,6 +60,7 @@ class TrainingWindow:
     document: TrainingDocument
     chunks: tuple[int, ...]
     ids: Int[np.ndarray, " tokens"]
+    head_ids: Int[np.ndarray, " head"]
     token_spans: tuple[TokenSpan, ...]
     questions: tuple[str, ...]
     golds: tuple[int, ...]
@@ -160,6 +162,7 @@ class WindowSampler:
             document=document,
             chunks=chunks,
             ids=np.concatenate([prefix, head, ids[start:end], suffix]).astype(np.int64),
+            head_ids=head,
             token_spans=tuple(
                 TokenSpan(spans[chunk].start + offset, min(spans[chunk].end, end) + offset)
                 for chunk in chunks

@@ -75,6 +75,7 @@ class BatchVectors:
         windows: For each chunk the number of its window.
         is_rival: Whether a chunk of another window may be a wrong answer to the query.
         tokens: What late interaction compares; None leaves the token-level term out.
+        in_context: Of all chunks in their windows, where `chunks` are blends; then these are held.
     """
 
     queries: Float[Tensor, "queries dim"]
@@ -85,14 +86,16 @@ class BatchVectors:
     windows: Int[Tensor, " chunks"]
     is_rival: Bool[Tensor, "queries chunks"]
     tokens: BatchTokens | None = None
+    in_context: Float[Tensor, "chunks dim"] | None = None
 
 
 def contrastive_loss(batch: BatchVectors, options: LossOptions) -> dict[str, Float[Tensor, ""]]:
     """The terms of the loss and their weighted sum "total", each a mean over the queries."""
     terms = _chunk_terms(batch, batch.queries @ batch.chunks.T, options)
+    held = (batch.chunks if batch.in_context is None else batch.in_context)[batch.held]
     terms |= {
         "document": _document_term(batch, options),
-        "hold": (1 - (batch.chunks[batch.held] * batch.targets).sum(dim=1)).mean(),
+        "hold": (1 - (held * batch.targets).sum(dim=1)).mean(),
     }
     terms["total"] = (
         (1 - options.document) * _mix(terms, options)

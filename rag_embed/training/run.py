@@ -15,6 +15,7 @@ from torch import Tensor
 from rag_embed.adapter import WEIGHTS_FILE, Adapter
 from rag_embed.encoder import Encoder
 from rag_embed.errors import InputError, MissingExtraError, NonFiniteError, UnsupportedModelError
+from rag_embed.shared_layers import SharedLayers, layers_of
 from rag_embed.training.documents import TrainingDocument, TrainingWindow, WindowSampler
 from rag_embed.training.losses import LossOptions, contrastive_loss
 from rag_embed.training.progress import Weights
@@ -34,6 +35,8 @@ class TrainingOptions:
         windows_per_step: Documents in one step.
         window_tokens: Length of the windows, and of those the adapter is used with.
         head_tokens: Most tokens of the head.
+        shared_layers: Lower layers that are left untouched, so that chunks are read alone and in their window
+            in one pass (`rag_embed.shared_layers`); 0 adapts the whole encoder.
         learning_rate: Peak; reached after a tenth of the steps, then falling to zero in a line.
         held_out: Share of the documents that the loss is checked on.
         check_every: Steps between checks.
@@ -47,6 +50,7 @@ class TrainingOptions:
     windows_per_step: int = 24
     window_tokens: int = 384
     head_tokens: int = 64
+    shared_layers: int = 0
     learning_rate: float = 1e-3
     held_out: float = 0.08
     check_every: int = 25
@@ -88,8 +92,13 @@ class TrainingRun:
         base = target.base
         self._options = options
         self._target = target
-        self._student = Encoder(base.profile, device=base.device, dtype=torch.float32)
-        self.weights = _inject(self._student, options)
+        encoder = Encoder(base.profile, device=base.device, dtype=torch.float32)
+        model = encoder.trainable_model()
+        self.weights = _inject(model, options, name=base.profile.name)
+        self._student: Encoder | SharedLayers = encoder
+        if options.shared_layers:
+            upper = layers_of(model, name=base.profile.name)[options.shared_layers :]
+            self._student = SharedLayers(base, upper)
         if start is not None:
             load_weights(self.weights, start)
         self.optimizer = torch.optim.AdamW(self.weights.values(), lr=options.learning_rate, weight_decay=0.01)
@@ -168,17 +177,26 @@ def load_weights(weights: Weights, adapter: Adapter) -> None:
             weight.copy_(saved[name_in_file(name)])
 
 
-def _inject(student: Encoder, options: TrainingOptions) -> dict[str, torch.nn.Parameter]:
-    """Put trainable low-rank updates on all linear layers; all else is frozen."""
+def _inject(model: torch.nn.Module, options: TrainingOptions, *, name: str) -> dict[str, torch.nn.Parameter]:
+    """Put trainable low-rank updates on all linear layers above the shared ones; all else is frozen."""
     try:
         from peft import LoraConfig, inject_adapter_in_model
     except ImportError as error:
         raise MissingExtraError("training needs peft; run pip install 'rag-embed[train]'") from error
-    model = student.trainable_model()
+    targets: str | list[str] = "all-linear"
+    if options.shared_layers:
+        upper = {id(layer) for layer in layers_of(model, name=name)[options.shared_layers :]}
+        targets = [
+            f"{place}.{inner}"
+            for place, layer in model.named_modules()
+            if id(layer) in upper
+            for inner, module in layer.named_modules()
+            if isinstance(module, torch.nn.Linear)
+        ]
     config = LoraConfig(
         r=options.rank,
         lora_alpha=2 * options.rank,
-        target_modules="all-linear",
+        target_modules=targets,
         exclude_modules=_EXCLUDED_LAYERS,
     )
     with torch.random.fork_rng(devices=[]):

@@ -90,6 +90,7 @@ def train_adapter(
             "base": {"name": target.base.profile.name, "sha256": target.base.profile.weights_sha256},
             "window_tokens": options.window_tokens,
             "head_tokens": options.head_tokens,
+            "shared_layers": options.shared_layers,
             "options": options.as_dict(),
             "start": start and {"name": start.name, "sha256": start.sha256},
             "documents": {"train": len(train), "held_out": len(held_out)},

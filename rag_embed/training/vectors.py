@@ -7,15 +7,19 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import normalize
 
 from rag_embed.encoder import Encoder
 from rag_embed.late_chunking import embed_isolated
 from rag_embed.pooling import blend
+from rag_embed.shared_layers import SharedLayers
 from rag_embed.training.documents import TrainingWindow
 from rag_embed.training.losses import BatchTokens, BatchVectors
+
+SHARED_ALPHA = 0.5
+"""Share of context in the vectors of a student that shares layers: the default of `Recipe.alpha`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,16 +46,23 @@ class Target:
         with torch.no_grad():
             late = torch.stack([states.mean(dim=0) for states in _read(self.teacher, windows)])
         texts = [window.text(position) for window in windows for position in range(len(window.chunks))]
-        return list(range(len(texts))), blend(late, embed_isolated(self.base, texts), self.alpha)
+        sizes = [len(window.chunks) for window in windows]
+        halves = zip(late.split(sizes), embed_isolated(self.base, texts).split(sizes), strict=True)
+        return list(range(len(texts))), torch.cat([blend(*each, self.alpha) for each in halves])
 
 
 def embed_windows(
-    target: Target, student: Encoder, windows: Sequence[TrainingWindow], *, with_tokens: bool = False
+    target: Target,
+    student: Encoder | SharedLayers,
+    windows: Sequence[TrainingWindow],
+    *,
+    with_tokens: bool = False,
 ) -> BatchVectors:
     """Embed one step: questions and targets frozen, windows with gradients.
 
     Args:
-        target: What the vectors are held near.
+        target: What the vectors are held near. A student that shares layers is held near its own other half,
+            and what is compared with questions is the blend of both, as it is used.
         student: In training.
         windows: Of the step.
         with_tokens: Whether the states of single tokens are kept too.
@@ -63,12 +74,22 @@ def embed_windows(
     golds = [row + gold for row, window in zip(first_rows, windows, strict=False) for gold in window.golds]
     askers = [window.document for window in windows for _ in window.questions]
     answerers = [window.document for window in windows for _ in window.chunks]
-    held, targets = target.embed(windows)
-    states_of_chunks = _read(student, windows)
-    means = torch.stack([states.mean(dim=0) for states in states_of_chunks])
+    in_context: Float[Tensor, "chunks dim"] | None = None
+    if isinstance(student, SharedLayers):
+        alone, states_of_chunks = _read_both(student, windows)
+        in_context = normalize(torch.stack([states.mean(dim=0) for states in states_of_chunks]), dim=1)
+        sizes = [len(window.chunks) for window in windows]
+        halves = zip(in_context.split(sizes), alone.split(sizes), strict=True)
+        chunks = torch.cat([blend(*each, SHARED_ALPHA) for each in halves])
+        held, targets = list(range(len(alone))), normalize(alone, dim=1)
+    else:
+        held, targets = target.embed(windows)
+        states_of_chunks = _read(student, windows)
+        chunks = normalize(torch.stack([states.mean(dim=0) for states in states_of_chunks]), dim=1)
     return BatchVectors(
         queries=embed_isolated(target.base, questions),
-        chunks=normalize(means, dim=1),
+        chunks=chunks,
+        in_context=in_context,
         golds=torch.tensor(golds),
         targets=targets,
         held=torch.tensor(held),
@@ -103,3 +124,25 @@ def _read(encoder: Encoder, windows: Sequence[TrainingWindow]) -> list[Float[Ten
         for window, state in zip(windows, states, strict=True)
         for span in window.token_spans
     ]
+
+
+def _read_both(
+    layers: SharedLayers, windows: Sequence[TrainingWindow]
+) -> tuple[Float[Tensor, "chunks dim"], list[Float[Tensor, "_ dim"]]]:
+    """Means of the chunks alone, and the states of their tokens in context, of all windows."""
+    encoder = layers.encoder
+    before, behind = len(encoder.prefix_ids), len(encoder.suffix_ids)
+
+    def surround(ids: Int[np.ndarray, " _"]) -> Int[np.ndarray, " _"]:
+        return np.concatenate([encoder.prefix_ids, ids, encoder.suffix_ids]).astype(np.int64)
+
+    texts = []
+    for window in windows:
+        head = [surround(window.head_ids)] if len(window.head_ids) else []
+        texts.append([*head, *(surround(window.ids[span.start : span.end]) for span in window.token_spans)])
+    alone, in_context = [], []
+    for window, readings in zip(windows, layers.forward(texts), strict=True):
+        for reading in readings[-len(window.chunks) :]:
+            alone.append(reading.alone.mean(dim=0).cpu())
+            in_context.append(reading.in_context[before : len(reading.in_context) - behind].cpu())
+    return torch.stack(alone), in_context

@@ -1,0 +1,179 @@
+"""Chunks read alone and in their window in one pass, whose lower layers both readings share.
+
+Every chunk is a text of its own, with special tokens and positions as if it were alone. Up to a layer its
+tokens attend to nothing else. From there on it is read twice: on alone, by the untouched weights, and with
+the head and the chunks of its window, by an adapter's. MacAvaney et al. 2020, "Efficient Document
+Re-Ranking for Transformers by Precomputing Term Representations", arXiv:2004.14255, section 3, split the
+layers of a cross-encoder between query and document like this. Differs in: chunks of one document take the
+place of query and document, and the reading that goes on alone is kept as the isolated vector.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from rag_embed.adapter import Adapter, merge_adapter
+from rag_embed.encoder import Encoder
+from rag_embed.errors import UnsupportedModelError
+from rag_embed.packed_attention import fill_pass
+
+TokenIds: TypeAlias = Int[np.ndarray, " _"]
+WindowTexts: TypeAlias = Sequence[TokenIds]
+"""The texts of one window, special tokens included."""
+
+
+@dataclass(frozen=True, slots=True)
+class TwoReadings:
+    """States of one text's tokens, special ones included.
+
+    Attributes:
+        alone: As if nothing else were there.
+        in_context: In its window.
+    """
+
+    alone: Float[Tensor, "tokens dim"]
+    in_context: Float[Tensor, "tokens dim"]
+
+
+class SharedLayers:
+    """An encoder that reads chunks both ways.
+
+    Args:
+        encoder: Its weights read alone; they are shared, not copied.
+        upper: Layers that read windows, in the place of as many of the encoder's; it shares those below.
+
+    Attributes:
+        encoder: As given.
+        forward_count: Passes since it was made.
+        token_count: Tokens in them, special tokens included.
+
+    Raises:
+        UnsupportedModelError: The encoder is not built like BERT, or has no layer below these.
+    """
+
+    def __init__(self, encoder: Encoder, upper: Sequence[torch.nn.Module]) -> None:
+        self.encoder = encoder
+        self.forward_count = 0
+        self.token_count = 0
+        model = encoder.trainable_model()
+        layers = layers_of(model, name=encoder.profile.name)
+        if not 0 < len(upper) < len(layers):
+            raise UnsupportedModelError(
+                f"{len(upper)} of {len(layers)} layers of {encoder.profile.name} read windows; expected at "
+                "least one that does, and one below that is shared"
+            )
+        count = len(layers) - len(upper)
+        self._embeddings = model.get_submodule("embeddings")
+        self._lower, self._upper_alone, self._upper = layers[:count], layers[count:], list(upper)
+
+    def encode(self, windows: Iterable[WindowTexts]) -> Iterator[list[TwoReadings]]:
+        """Compute the states of the texts of windows, both ways.
+
+        On a CPU a window has the same bits in any company: long ones are passes of their own, short ones
+        share passes of one fixed length. Accelerators fill their passes, and last bits depend on company.
+
+        Args:
+            windows: None with a text that is longer than the encoder reads. All are held.
+
+        Yields:
+            For each window, in order, the two readings of each of its texts.
+
+        Raises:
+            NonFiniteError: A state is NaN or infinite.
+        """
+        windows = list(windows)
+        encoder = self.encoder
+        if encoder.batches_documents:
+            yield from self._encode_in_batches(windows, encoder.batch_tokens, fills=False)
+            return
+        shared_tokens = encoder.shared_pass_tokens
+        is_short = [sum(map(len, window)) <= shared_tokens // 4 for window in windows]
+        together = self._encode_in_batches(
+            [window for window, short in zip(windows, is_short, strict=True) if short],
+            shared_tokens,
+            fills=True,
+        )
+        for window, short in zip(windows, is_short, strict=True):
+            yield next(together) if short else self._encode([window])[0]
+
+    def _encode_in_batches(
+        self, windows: Iterable[WindowTexts], limit: int, *, fills: bool
+    ) -> Iterator[list[TwoReadings]]:
+        batch: list[WindowTexts] = []
+        size = 0
+        for window in windows:
+            length = sum(map(len, window))
+            if batch and size + length > limit:
+                yield from self._encode(batch, limit - size if fills else 0)
+                batch, size = [], 0
+            batch.append(window)
+            size += length
+        if batch:
+            yield from self._encode(batch, limit - size if fills else 0)
+
+    @torch.inference_mode()
+    def _encode(self, windows: Sequence[WindowTexts], filler_tokens: int = 0) -> list[list[TwoReadings]]:
+        filled = [*windows, *([filler] for filler in fill_pass(filler_tokens))]
+        with self.encoder.computing():
+            self.forward_count += 1
+            self.token_count += sum(len(text) for window in filled for text in window)
+            readings = self.forward(filled)
+        self.encoder.refuse_non_finite(
+            [each for window in readings for text in window for each in (text.alone, text.in_context)]
+        )
+        return readings[: len(windows)]
+
+    def forward(self, windows: Sequence[WindowTexts]) -> list[list[TwoReadings]]:
+        """Read windows in one pass, with gradients where they are enabled; unchecked: for training."""
+        texts = [text for window in windows for text in window]
+        lengths = [len(text) for text in texts]
+        states = self._embeddings(**self.encoder.pack(texts))
+        for layer in self._lower:
+            states = layer(states, text_lengths=lengths)
+        alone, in_context = states, states
+        for layer in self._upper_alone:
+            alone = layer(alone, text_lengths=lengths)
+        window_lengths = [sum(map(len, window)) for window in windows]
+        for layer in self._upper:
+            in_context = layer(in_context, text_lengths=window_lengths)
+        halves = zip(alone[0].split(lengths), in_context[0].split(lengths), strict=True)
+        readings = iter([TwoReadings(*each) for each in halves])
+        return [[next(readings) for _ in window] for window in windows]
+
+
+def share_layers(encoder: Encoder, adapter: Adapter) -> SharedLayers:
+    """Make what reads both ways of an encoder and an adapter of its upper layers.
+
+    Raises:
+        UnsupportedModelError: The adapter does not fit the encoder, or shares no layer.
+    """
+    model = copy.deepcopy(encoder.trainable_model())
+    merge_adapter(model, adapter, weights_sha256=encoder.profile.weights_sha256)
+    return SharedLayers(encoder, layers_of(model, name=encoder.profile.name)[adapter.shared_layers :])
+
+
+def layers_of(model: torch.nn.Module, *, name: str) -> list[torch.nn.Module]:
+    """The layers of a model, from the lowest on.
+
+    Args:
+        model: Built like BERT: embeddings, and `encoder.layer`.
+        name: For the message.
+
+    Raises:
+        UnsupportedModelError: It is built otherwise.
+    """
+    try:
+        return list(model.get_submodule("encoder.layer").children())
+    except AttributeError as error:
+        raise UnsupportedModelError(
+            f"{name} is a {type(model).__name__}, whose layers cannot be run one by one; expected a model "
+            "that is built like BERT. Use an adapter that shares no layers"
+        ) from error

@@ -1,0 +1,156 @@
+"""A document made ready for `shared_layers.py`, and what becomes of its states."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from rag_embed.chunk_windows import Piece, cut_pieces, group_pieces
+from rag_embed.passes import NO_TOKENS, StateReader, TokenEncoder, WindowOptions, window_capacity
+from rag_embed.shared_layers import SharedLayers, TwoReadings, WindowTexts
+from rag_embed.spans import TokenSpan
+
+
+@dataclass(frozen=True, slots=True)
+class Halves:
+    """Mean states of a document's chunks, a row per chunk, float32, not normalised.
+
+    Attributes:
+        alone: Each by itself, over special tokens and prefix too, as the encoder was trained.
+        in_context: Each in its window, over its own tokens.
+    """
+
+    alone: Float[Tensor, "chunks dim"]
+    in_context: Float[Tensor, "chunks dim"]
+
+
+@dataclass(frozen=True, slots=True)
+class SharedReading:
+    """A document in windows of whole chunks.
+
+    Attributes:
+        token_ids: The document.
+        chunk_count: Of its chunks.
+        dim: Size of a token state.
+        windows: Which pieces of chunks stand together.
+        head_ids: A text of its own before the chunks of every window, with special tokens; empty for none.
+        prefix_ids: Before the tokens of every piece, special tokens included.
+        suffix_ids: Behind them.
+        readers: For each chunk what else sees the states of its tokens in context; none at all, or all.
+    """
+
+    token_ids: Int[np.ndarray, " tokens"]
+    chunk_count: int
+    dim: int
+    windows: Sequence[Sequence[Piece]]
+    head_ids: Int[np.ndarray, " head"]
+    prefix_ids: Int[np.ndarray, " prefix"]
+    suffix_ids: Int[np.ndarray, " suffix"]
+    readers: Sequence[StateReader] = ()
+
+    @property
+    def texts(self) -> Iterator[WindowTexts]:
+        """Window by window what the encoder has to see."""
+        head = [self.head_ids] if len(self.head_ids) else []
+        for window in self.windows:
+            ids = (self.token_ids[piece.start : piece.end] for piece in window)
+            texts = (np.concatenate([self.prefix_ids, each, self.suffix_ids]) for each in ids)
+            yield [*head, *texts]
+
+    def only(self, rows: Collection[int]) -> SharedReading:
+        """Leave out the windows that hold nothing of these chunks."""
+        needed = [window for window in self.windows if any(piece.row in rows for piece in window)]
+        return replace(self, windows=needed)
+
+    def finish(self, states: Iterator[Sequence[TwoReadings]]) -> Halves:
+        """Take the states of the own windows off the stream and average them, chunk by chunk.
+
+        A chunk of several pieces has the mean of their means, by their own tokens.
+        """
+        rows: list[int] = []
+        sizes: list[int] = []
+        alone: list[Float[Tensor, " dim"]] = []
+        in_context: list[Float[Tensor, " dim"]] = []
+        first, behind = len(self.prefix_ids), len(self.suffix_ids)
+        for window in self.windows:
+            readings = next(states)[-len(window) :]
+            for piece, reading in zip(window, readings, strict=True):
+                own = reading.in_context[first : len(reading.in_context) - behind]
+                if self.readers:
+                    self.readers[piece.row].add(own, piece.start)
+                rows.append(piece.row)
+                sizes.append(len(piece))
+                alone.append(reading.alone.float().mean(dim=0))
+                in_context.append(own.float().mean(dim=0))
+        return Halves(self._average(alone, rows, sizes), self._average(in_context, rows, sizes))
+
+    def _average(
+        self, means: Sequence[Float[Tensor, " dim"]], rows: Sequence[int], sizes: Sequence[int]
+    ) -> Float[Tensor, "chunks dim"]:
+        of_pieces = torch.stack(list(means)).cpu() if means else torch.empty(0, self.dim)
+        if list(rows) == list(range(self.chunk_count)):  # whole chunks in reading order
+            return of_pieces
+        weights = torch.tensor(sizes, dtype=torch.float32)
+        totals = torch.zeros(self.chunk_count).index_add(0, torch.tensor(rows), weights)
+        shares = weights / totals[torch.tensor(rows)]
+        return torch.zeros(self.chunk_count, self.dim).index_add(
+            0, torch.tensor(rows), shares[:, None] * of_pieces
+        )
+
+
+def make_shared_reading(
+    encoder: TokenEncoder,
+    token_ids: Int[np.ndarray, " tokens"],
+    token_spans: Sequence[TokenSpan],
+    *,
+    head_ids: Int[np.ndarray, " head"],
+    prefix_ids: Int[np.ndarray, " prefix"],
+    options: WindowOptions,
+    readers: Sequence[StateReader] = (),
+) -> SharedReading:
+    """Make a document ready.
+
+    Args:
+        encoder: Whose special tokens stand around every text.
+        token_ids: A document without special tokens.
+        token_spans: One per chunk, none of them empty.
+        head_ids: Of a title or the like; stands before the chunks of every window.
+        prefix_ids: Stands before every chunk.
+        options: Sizes of windows; chunks share nothing but what they themselves share.
+        readers: One per chunk, or none.
+
+    Raises:
+        InputError: Windows hold no token of a chunk beside head and prefix.
+    """
+    special = len(encoder.prefix_ids) + len(encoder.suffix_ids)
+    extra = special + len(prefix_ids)
+    room = window_capacity(encoder, options) + special
+    if len(head_ids):
+        room -= len(head_ids) + special
+    pieces = cut_pieces(token_spans, room - extra)
+    return SharedReading(
+        token_ids,
+        len(token_spans),
+        encoder.dim,
+        group_pieces(pieces, token_ids, capacity=room, extra=extra),
+        _surround(encoder, head_ids) if len(head_ids) else NO_TOKENS,
+        np.concatenate([encoder.prefix_ids, prefix_ids]).astype(np.int64),
+        np.array(encoder.suffix_ids, dtype=np.int64),
+        readers,
+    )
+
+
+def read_shared(layers: SharedLayers, readings: Sequence[SharedReading]) -> list[Halves]:
+    """Send readings through the encoder; a document's halves do not depend on its company (`encode`)."""
+    states = layers.encode(chain.from_iterable(reading.texts for reading in readings))
+    return [reading.finish(states) for reading in readings]
+
+
+def _surround(encoder: TokenEncoder, ids: Int[np.ndarray, " _"]) -> Int[np.ndarray, " _"]:
+    return np.concatenate([encoder.prefix_ids, ids, encoder.suffix_ids]).astype(np.int64)

@@ -1,0 +1,55 @@
+"""Train the shipped adapter of the dense default: `python -m recipes.shared_adapter --out folder`.
+
+It changes the two upper layers of six, and chunks are read alone and in their window in one pass
+(`rag_embed.shared_layers`). The texts are those of `recipes.context_adapter`. What was tried beside these
+options is in docs/decisions/one-pass.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from rag_embed.training.losses import LossOptions
+from rag_embed.training.trainer import TrainingOptions, train_adapter
+from recipes.context_adapter import print_step, read_sources
+
+OPTIONS = TrainingOptions(
+    rank=32,
+    steps=120,
+    windows_per_step=12,
+    window_tokens=512,
+    shared_layers=4,
+    check_every=30,
+    loss=LossOptions(in_sequence=0.75, hold=0.2),
+)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, required=True, help="folder of the adapter")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--leave-out", default=None, help="name of a source that is not trained on")
+    arguments = parser.parse_args(argv)
+    documents, sources = read_sources()
+    documents = [document for document in documents if document.source != arguments.leave_out]
+    sources = [source for source in sources if source.name != arguments.leave_out]
+    for source in sources:
+        print(f"{source.name}: {source.documents} documents, {source.questions} questions, {source.licence}")
+    left_out = f" --leave-out {arguments.leave_out}" if arguments.leave_out else ""
+    train_adapter(
+        documents,
+        arguments.out,
+        options=replace(OPTIONS, seed=arguments.seed),
+        card={
+            "sources": [asdict(source) for source in sources],
+            "command": f"python -m recipes.shared_adapter --seed {arguments.seed}{left_out}",
+        },
+        on_step=print_step,
+    )
+
+
+if __name__ == "__main__":
+    main()
