@@ -1,8 +1,9 @@
 """What maps of queries save of an old index: nDCG@10 asked raw, shifted and rotated, and re-indexed.
 
-Chunks alone, no titles. A map is learned from chunks of the searched corpus, never from queries. Two encoders
-are other models of other sizes; the third is the first one trained on, which is what a shift is meant for.
-The real all-mpnet-base-v2 is taken from the folder $RAG_EMBED_MPNET (docs/migration.md), or left out.
+Chunks alone, no titles. A map is learned from chunks of documents that are not searched, never from queries.
+The new encoders: the old one trained on, which is what a shift is meant for; multilingual-e5-small, of the
+same size, in the folder $RAG_EMBED_E5 as `benchmarks.e5_checkpoint` makes it; and all-mpnet-base-v2, of
+twice the size, in $RAG_EMBED_MPNET (docs/migration.md). Those for which no folder is named are left out.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -25,16 +27,22 @@ from rag_embed.adapter import locate_adapter, merge_adapter
 from rag_embed.evaluation import EvalSet, VectorCache, sample_set
 from rag_embed.evaluation.metrics import measure
 from rag_embed.evaluation.ranking import rank
+from rag_embed.evaluation.sets import EvalDocument
 from rag_embed.evaluation.vectors import Vectors
 from rag_embed.query_map import learn_map
 
-SETS = {"squad_half": 3}
-"""Sets, and how many of their documents: few, because all-mpnet-base-v2 costs nine times what MiniLM does."""
+SETS = {"squad_half": 4, "anthropic_codebase": 20}
+"""Sets, and how many of their documents are searched."""
 QUICK_SETS = ("squad_half",)
+CHUNKS_APART = 800
+"""Chunks of other documents that maps are learned from: twice the dimensions of the smaller encoders."""
 QUERIES = 80
 MEASURE = "nDCG@10"
-MINILM, MPNET, TRAINED_ON = "all-MiniLM-L6-v2", "all-mpnet-base-v2", "all-MiniLM-L6-v2, trained on"
-PAIRS = ((MINILM, MPNET), (MPNET, MINILM), (MINILM, TRAINED_ON))
+MINILM, TRAINED_ON = "all-MiniLM-L6-v2", "all-MiniLM-L6-v2, trained on"
+E5, MPNET = "multilingual-e5-small (4 bits)", "all-mpnet-base-v2"
+FOLDERS = {E5: "RAG_EMBED_E5", MPNET: "RAG_EMBED_MPNET"}
+"""Environment variables that name the folders of encoders."""
+PAIRS = ((MINILM, E5), (E5, MINILM), (MINILM, MPNET), (MPNET, MINILM), (MINILM, TRAINED_ON))
 """Old encoder, new encoder."""
 SHARES = (0.25, 0.5, 1.0)
 """How much of the chunks a rotation is learned from."""
@@ -52,47 +60,64 @@ def find_models(folder: Path) -> Iterator[tuple[str, ContextualEmbedding]]:
     merge_adapter(model, locate_adapter("minilm-context"), weights_sha256=minilm.profile.weights_sha256)
     model.save_pretrained(target)
     yield TRAINED_ON, ContextualEmbedding(model=str(target), strategy="isolated", dtype="float32")
-    if mpnet := os.environ.get("RAG_EMBED_MPNET"):
-        yield MPNET, ContextualEmbedding(model=mpnet, strategy="isolated", dtype="float32")
-    else:
-        print(f"{MPNET}: skipped, $RAG_EMBED_MPNET names no folder")
+    for name, variable in FOLDERS.items():
+        if found := os.environ.get(variable):
+            yield name, ContextualEmbedding(model=found, strategy="isolated", dtype="float32")
+        else:
+            print(f"{name}: skipped, ${variable} names no folder")
 
 
-def embed_queries(model: ContextualEmbedding, texts: Sequence[str]) -> Matrix:
-    """Embed queries in passes that they share, where a query is a text like any other."""
-    prefixes = {model.recipe.prefix("query"), model.recipe.prefix("document")}
-    if prefixes != {""}:
-        raise ValueError(f"{model.model} puts {prefixes} before texts; expected a model without prefixes")
-    return model.embedder.embed_texts(list(texts)).numpy()
+def find_apart(evalset: EvalSet, searched: EvalSet, chunks: int) -> tuple[EvalDocument, ...]:
+    """Draw documents that are not searched until they have so many chunks, or there are no more."""
+    names = {document.doc_id for document in searched.documents}
+    others = [document for document in evalset.documents if document.doc_id not in names]
+    drawn: list[EvalDocument] = []
+    for place in np.random.default_rng(0).permutation(len(others)):
+        if sum(len(document.chunks) for document in drawn) >= chunks:
+            break
+        drawn.append(others[place])
+    return tuple(drawn)
 
 
-def measure_pair(
-    evalset: EvalSet, old: tuple[Matrix, Matrix], new: tuple[Matrix, Matrix]
-) -> list[dict[str, object]]:
+@dataclass(frozen=True, slots=True)
+class Side:
+    """What one encoder makes of a set.
+
+    Attributes:
+        chunks: Those that are searched.
+        queries: Of the set.
+        apart: Chunks of documents that are not searched.
+    """
+
+    chunks: Matrix
+    queries: Matrix
+    apart: Matrix
+
+
+def measure_pair(evalset: EvalSet, old: Side, new: Side) -> list[dict[str, object]]:
     """Every way to ask, each compared with the old index asked by the old encoder.
 
     Args:
         evalset: Documents, queries and answers.
-        old: Chunks and queries by the old encoder.
+        old: By the old encoder.
         new: By the new one.
     """
-    (old_chunks, old_queries), (new_chunks, new_queries) = old, new
 
     def score(queries: Matrix, chunks: Matrix) -> Float[np.ndarray, " queries"]:
         ranking = rank(np.asarray(queries @ chunks.T, dtype=np.float32), evalset.competing())
         return measure(ranking, evalset.golds, evalset.answer_ids, measures=[MEASURE])[MEASURE]
 
-    order = np.random.default_rng(0).permutation(len(new_chunks))
-    found = {("old queries, old vectors", 0): score(old_queries, old_chunks)}
-    if old_chunks.shape[1] == new_chunks.shape[1]:
-        found["raw", 0] = score(new_queries, old_chunks)
-        shift = learn_map("shift", new_chunks, old_chunks)
-        found["shift", shift.pairs] = score(shift.apply(new_queries), old_chunks)
+    order = np.random.default_rng(0).permutation(len(new.apart))
+    found = {("old queries, old vectors", 0): score(old.queries, old.chunks)}
+    if old.chunks.shape[1] == new.chunks.shape[1]:
+        found["raw", 0] = score(new.queries, old.chunks)
+        shift = learn_map("shift", new.apart, old.apart)
+        found["shift", shift.pairs] = score(shift.apply(new.queries), old.chunks)
     for share in SHARES:
         some = order[: max(2, round(share * len(order)))]
-        rotation = learn_map("procrustes", new_chunks[some], old_chunks[some])
-        found["Procrustes", rotation.pairs] = score(rotation.apply(new_queries), old_chunks)
-    found["re-indexed", 0] = score(new_queries, new_chunks)
+        rotation = learn_map("procrustes", new.apart[some], old.apart[some])
+        found["Procrustes", rotation.pairs] = score(rotation.apply(new.queries), old.chunks)
+    found["re-indexed", 0] = score(new.queries, new.chunks)
     baseline = found["old queries, old vectors", 0]
     return [
         {
@@ -106,17 +131,25 @@ def measure_pair(
 
 
 def measure_set(
-    evalset: EvalSet, models: Mapping[str, ContextualEmbedding], cache: VectorCache
+    evalset: EvalSet,
+    apart: Sequence[EvalDocument],
+    models: Mapping[str, ContextualEmbedding],
+    cache: VectorCache,
 ) -> dict[str, object]:
     """All pairs of encoders that are here on one set."""
-    vectors = Vectors(evalset.documents, cache=cache)
+    vectors, others = Vectors(evalset.documents, cache=cache), Vectors(apart, cache=cache)
     texts = list(evalset.queries.values())
     sides = {
-        name: (vectors.chunks(model, with_title=False).numpy(), embed_queries(model, texts))
+        name: Side(
+            vectors.chunks(model, with_title=False).numpy(),
+            np.stack([model.embed_query(text).numpy() for text in texts]),
+            others.chunks(model, with_title=False).numpy(),
+        )
         for name, model in models.items()
     }
     return {
         "documents": len(evalset.documents),
+        "documents apart": len(apart),
         "chunks": len(evalset.chunk_ids),
         "queries": len(texts),
         "pairs": {
@@ -136,9 +169,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         models = dict(find_models(Path(folder)))
         digests = [f"{name} {model.profile.weights_sha256[:12]}" for name, model in models.items()]
         for name in find_sets(QUICK_SETS if options.quick else SETS):
-            evalset = load_set(name, documents=2 if options.quick else SETS[name])
-            evalset = sample_set(evalset, queries=3 if options.quick else QUERIES)
-            results[name] = measure_set(evalset, models, cache)
+            everything = load_set(name, documents=None)
+            evalset = sample_set(
+                everything,
+                documents=2 if options.quick else SETS[name],
+                queries=3 if options.quick else QUERIES,
+            )
+            apart = find_apart(everything, evalset, 4 if options.quick else CHUNKS_APART)
+            results[name] = measure_set(evalset, apart, models, cache)
             print(f"{name}: done", flush=True)
     write_set_report("migration", options, model=f"{'; '.join(digests)}; float32", results=results)
 

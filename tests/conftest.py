@@ -62,6 +62,7 @@ from tests.checkpoints import tiny_bert  # noqa: E402
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+    from rag_embed import ContextualEmbedding, QdrantChunkStore
     from rag_embed.encoder import Encoder
 
 Loaded = tuple["PreTrainedModel", "PreTrainedTokenizerFast"]
@@ -142,3 +143,27 @@ def minilm() -> Encoder:
 @pytest.fixture(scope="session")
 def minilm_reference(minilm: Encoder) -> Loaded:
     return reference.load(minilm.profile.folder)
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tiny_folder: Path) -> ContextualEmbedding:
+    """The tiny encoder as LlamaIndex's embedding model."""
+    from rag_embed import ContextualEmbedding
+
+    return ContextualEmbedding(model=str(tiny_folder), device="cpu", dtype="float32")
+
+
+@pytest.fixture(scope="module")
+def tiny_store(request: pytest.FixtureRequest, tiny_model: ContextualEmbedding) -> Iterator[QdrantChunkStore]:
+    """The module's `TEXT` as document "doc", its beginning as "other", in overlapping chunks; read only."""
+    from llama_index.core import Document
+    from llama_index.core.node_parser import SentenceSplitter
+
+    from rag_embed import LateChunkingNodeParser, QdrantChunkStore
+
+    text: str = request.module.TEXT
+    splitter = SentenceSplitter(chunk_size=60, chunk_overlap=20)
+    parser = LateChunkingNodeParser(node_parser=splitter, embed_model=tiny_model)
+    with QdrantChunkStore("docs", location=":memory:") as made:
+        made.add(parser([Document(text=text, id_="doc"), Document(text=text[:700], id_="other")]))
+        yield made

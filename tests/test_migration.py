@@ -100,6 +100,53 @@ def test_a_migrated_index_is_one_made_of_the_files(
     assert again["sources"][0]["embedded"] == 0
 
 
+def assert_all_scores_are_with(
+    vectors: dict[str, np.ndarray], store: QdrantChunkStore, model: ContextualEmbedding
+) -> list[float]:
+    """Ask for everything: these chunks are found and no others, each scored by its vector among these."""
+    query = model.get_query_embedding("the bridge of stone")
+    result = store.query(VectorStoreQuery(query_embedding=query, similarity_top_k=2 * len(vectors)))
+    assert set(result.ids) == set(vectors)
+    expected = [float(to_unit(np.array(query)) @ vectors[node_id]) for node_id in result.ids]
+    assert result.similarities == pytest.approx(expected, abs=1e-5)
+    return query
+
+
+def test_a_search_while_a_migration_runs_never_mixes_scores_of_two_spaces(
+    place: Place, indexed: Path, tiny_folder: Path, newer_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Asked after every write, by the old model and by the new one; after the switch by the new one."""
+    with place.open() as store:
+        old = {node.node_id: np.array(node.embedding) for node in store.get_nodes()}
+    by_whom: list[str] = []
+
+    replace_document = QdrantChunkStore.replace_document
+
+    def replace_and_search(self: QdrantChunkStore, *arguments: Any) -> list[str]:
+        written = replace_document(self, *arguments)
+        with place.open() as store:
+            schema = store.info()
+            assert schema is not None
+            for folder in (tiny_folder, newer_folder):
+                model = recall_for_asking(place, ModelOptions(str(folder)), store, schema)
+                assert_all_scores_are_with(old, store, model)
+                by_whom.append(type(model).__name__)
+        return written
+
+    monkeypatch.setattr(QdrantChunkStore, "replace_document", replace_and_search)
+    done = migrate(place, ModelOptions(str(newer_folder)))
+    assert done.is_switched
+    assert by_whom == ["ContextualEmbedding", "MappedEmbedding"] * len(HOUSES)
+    with place.open() as store:
+        new = {node.node_id: np.array(node.embedding) for node in store.get_nodes()}
+        assert new.keys() == old.keys()
+        assert not any(np.allclose(new[node_id], old[node_id], atol=1e-2) for node_id in new)
+        schema = store.info()
+        assert schema is not None
+        model = recall_for_asking(place, ModelOptions(str(newer_folder)), store, schema)
+        assert_all_scores_are_with(new, store, model)
+
+
 def test_at_any_moment_all_is_found_by_vectors_of_one_space(
     run: Run, place: Place, indexed: Path, tiny_folder: Path, newer_folder: Path
 ) -> None:
@@ -116,12 +163,7 @@ def test_at_any_moment_all_is_found_by_vectors_of_one_space(
             assert schema is not None
             for options in (ModelOptions(str(tiny_folder)), ModelOptions(str(newer_folder))):
                 model = recall_for_asking(place, options, store, schema)
-                query = model.get_query_embedding("the bridge of stone")
-                asked = VectorStoreQuery(query_embedding=query, similarity_top_k=len(old))
-                result = store.query(asked)
-                assert set(result.ids) == set(old)
-                expected = [float(to_unit(np.array(query)) @ old[node_id]) for node_id in result.ids]
-                assert result.similarities == pytest.approx(expected, abs=1e-5)
+                query = assert_all_scores_are_with(old, store, model)
             migration = Migration.read(store)
             assert migration is not None
             with place.open_named(migration.target) as target:

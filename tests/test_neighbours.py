@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import pydoc_data.topics
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -25,21 +23,6 @@ TEXT = pydoc_data.topics.topics["assignment"]
 SECTIONS = "# Harbour\n\nShips come.\n\nThey leave at night.\n\n# Zoo\n\nIt opens at nine.\n"
 
 
-@pytest.fixture(scope="module")
-def model(tiny_folder: Path) -> ContextualEmbedding:
-    return ContextualEmbedding(model=str(tiny_folder), device="cpu", dtype="float32")
-
-
-@pytest.fixture(scope="module")
-def store(model: ContextualEmbedding) -> Iterator[QdrantChunkStore]:
-    with QdrantChunkStore("docs", location=":memory:") as made:
-        parser = LateChunkingNodeParser(
-            node_parser=SentenceSplitter(chunk_size=60, chunk_overlap=20), embed_model=model
-        )
-        made.add(parser([Document(text=TEXT, id_="doc"), Document(text=TEXT[:700], id_="other")]))
-        yield made
-
-
 def chunks_of(store: QdrantChunkStore, document: str) -> list[TextNode]:
     nodes = [node for node in store.get_nodes() if node.ref_doc_id == document]
     return sorted(nodes, key=lambda node: node.start_char_idx)
@@ -53,34 +36,34 @@ def span_of(hit: NodeWithScore) -> tuple[int, int]:
     return hit.node.start_char_idx, hit.node.end_char_idx
 
 
-def test_a_hit_becomes_its_neighbours_with_what_stands_between(store: QdrantChunkStore) -> None:
-    chunks = chunks_of(store, "doc")
-    (hit,) = NeighbourExpansion(vector_store=store, neighbours=2).postprocess_nodes(hits_of(chunks[5]))
+def test_a_hit_becomes_its_neighbours_with_what_stands_between(tiny_store: QdrantChunkStore) -> None:
+    chunks = chunks_of(tiny_store, "doc")
+    (hit,) = NeighbourExpansion(vector_store=tiny_store, neighbours=2).postprocess_nodes(hits_of(chunks[5]))
     assert span_of(hit) == (chunks[3].start_char_idx, chunks[7].end_char_idx)
     assert hit.node.text == TEXT[hit.node.start_char_idx : hit.node.end_char_idx]
     assert hit.node.metadata[WIDENED_FROM] == f"{chunks[5].start_char_idx}:{chunks[5].end_char_idx}"
     assert WIDENED_FROM not in hit.node.get_content(metadata_mode="llm")
     assert hit.score == 1.0
-    (first,) = NeighbourExpansion(vector_store=store).postprocess_nodes(hits_of(chunks[0]))
+    (first,) = NeighbourExpansion(vector_store=tiny_store).postprocess_nodes(hits_of(chunks[0]))
     assert span_of(first) == (0, chunks[1].end_char_idx)
 
 
-def test_the_candidates_are_not_touched(store: QdrantChunkStore) -> None:
-    chunks = chunks_of(store, "doc")
+def test_the_candidates_are_not_touched(tiny_store: QdrantChunkStore) -> None:
+    chunks = chunks_of(tiny_store, "doc")
     before = chunks[4].to_dict()
-    NeighbourExpansion(vector_store=store).postprocess_nodes(hits_of(chunks[4]))
+    NeighbourExpansion(vector_store=tiny_store).postprocess_nodes(hits_of(chunks[4]))
     assert chunks[4].to_dict() == before
 
 
 @given(st.lists(st.integers(0, 11), min_size=1, max_size=6, unique=True), st.integers(0, 3))
 @settings(max_examples=40, deadline=None)
 def test_no_chunk_is_said_twice_and_none_is_lost(
-    store: QdrantChunkStore, picked: list[int], neighbours: int
+    tiny_store: QdrantChunkStore, picked: list[int], neighbours: int
 ) -> None:
-    chunks = chunks_of(store, "doc")
+    chunks = chunks_of(tiny_store, "doc")
     hits = hits_of(*(chunks[i] for i in picked))
     widened = NeighbourExpansion(
-        vector_store=store, neighbours=neighbours, budget_tokens=100_000
+        vector_store=tiny_store, neighbours=neighbours, budget_tokens=100_000
     ).postprocess_nodes(hits)
     shown: list[int] = []
     for hit in widened:
@@ -93,32 +76,34 @@ def test_no_chunk_is_said_twice_and_none_is_lost(
     assert set(shown) <= wanted & set(range(len(chunks)))
 
 
-def test_the_budget_bounds_what_is_put_around_hits_and_cuts_none(store: QdrantChunkStore) -> None:
-    chunks = chunks_of(store, "doc")
+def test_the_budget_bounds_what_is_put_around_hits_and_cuts_none(tiny_store: QdrantChunkStore) -> None:
+    chunks = chunks_of(tiny_store, "doc")
     hits = hits_of(chunks[2], chunks[9])
 
     def tokens(found: list[NodeWithScore]) -> int:
         return sum(len(get_tokenizer()(hit.node.text)) for hit in found)
 
     own = tokens(hits)
-    tight = NeighbourExpansion(vector_store=store, neighbours=3, budget_tokens=own + 70)
+    tight = NeighbourExpansion(vector_store=tiny_store, neighbours=3, budget_tokens=own + 70)
     found = tight.postprocess_nodes(hits)
     assert own < tokens(found) <= own + 70 + 10  # tokens at the seams are counted chunk by chunk
-    nothing = NeighbourExpansion(vector_store=store, neighbours=3, budget_tokens=1).postprocess_nodes(hits)
+    nothing = NeighbourExpansion(vector_store=tiny_store, neighbours=3, budget_tokens=1).postprocess_nodes(
+        hits
+    )
     assert [hit.node.text for hit in nothing] == [hit.node.text for hit in hits]
 
 
-def test_documents_with_one_text_are_widened_apart(store: QdrantChunkStore) -> None:
-    one, other = chunks_of(store, "doc")[1], chunks_of(store, "other")[1]
-    found = NeighbourExpansion(vector_store=store).postprocess_nodes(hits_of(one, other))
+def test_documents_with_one_text_are_widened_apart(tiny_store: QdrantChunkStore) -> None:
+    one, other = chunks_of(tiny_store, "doc")[1], chunks_of(tiny_store, "other")[1]
+    found = NeighbourExpansion(vector_store=tiny_store).postprocess_nodes(hits_of(one, other))
     assert [hit.node.ref_doc_id for hit in found] == ["doc", "other"]
     assert found[1].node.text == TEXT[slice(*span_of(found[1]))]
 
 
-def test_a_hit_becomes_its_headings_section(model: ContextualEmbedding) -> None:
+def test_a_hit_becomes_its_headings_section(tiny_model: ContextualEmbedding) -> None:
     with QdrantChunkStore("docs", location=":memory:") as store:
         parser = LateChunkingNodeParser(
-            node_parser=SentenceSplitter(chunk_size=40, chunk_overlap=0), embed_model=model
+            node_parser=SentenceSplitter(chunk_size=40, chunk_overlap=0), embed_model=tiny_model
         )
         sections = MarkdownNodeParser()([Document(text=SECTIONS, id_="guide")])
         documents = [
@@ -126,7 +111,7 @@ def test_a_hit_becomes_its_headings_section(model: ContextualEmbedding) -> None:
             for i, node in enumerate(sections)
         ]
         small = LateChunkingNodeParser(
-            node_parser=SentenceSplitter(chunk_size=30, chunk_overlap=0), embed_model=model
+            node_parser=SentenceSplitter(chunk_size=30, chunk_overlap=0), embed_model=tiny_model
         )
         store.add(small(documents))
         assert parser is not small
@@ -136,18 +121,20 @@ def test_a_hit_becomes_its_headings_section(model: ContextualEmbedding) -> None:
         assert hit.node.text.rstrip().endswith("night.")
 
 
-def test_a_chunk_whose_place_nobody_knows_is_refused(store: QdrantChunkStore) -> None:
+def test_a_chunk_whose_place_nobody_knows_is_refused(tiny_store: QdrantChunkStore) -> None:
     with pytest.raises(InputError, match="has no stamp of its document"):
-        NeighbourExpansion(vector_store=store).postprocess_nodes(hits_of(TextNode(text="stray")))
-    assert NeighbourExpansion(vector_store=store).postprocess_nodes([]) == []
+        NeighbourExpansion(vector_store=tiny_store).postprocess_nodes(hits_of(TextNode(text="stray")))
+    assert NeighbourExpansion(vector_store=tiny_store).postprocess_nodes([]) == []
 
 
-async def test_a_store_with_an_async_client_alone_is_asked_asynchronously(store: QdrantChunkStore) -> None:
+async def test_a_store_with_an_async_client_alone_is_asked_asynchronously(
+    tiny_store: QdrantChunkStore,
+) -> None:
     aclient = AsyncQdrantClient(location=":memory:")
     alone = QdrantChunkStore("docs", aclient=aclient)
-    await alone.async_add(store.get_nodes())
-    hits = hits_of(*(chunks_of(store, "doc")[number] for number in (2, 9)))
-    wanted = NeighbourExpansion(vector_store=store, neighbours=2).postprocess_nodes(hits)
+    await alone.async_add(tiny_store.get_nodes())
+    hits = hits_of(*(chunks_of(tiny_store, "doc")[number] for number in (2, 9)))
+    wanted = NeighbourExpansion(vector_store=tiny_store, neighbours=2).postprocess_nodes(hits)
     expansion = NeighbourExpansion(vector_store=alone, neighbours=2)
     found = await expansion.apostprocess_nodes(hits)
     assert [hit.node.text for hit in found] == [hit.node.text for hit in wanted]
@@ -157,7 +144,7 @@ async def test_a_store_with_an_async_client_alone_is_asked_asynchronously(store:
     await aclient.close()
 
 
-def test_a_store_that_keeps_no_chunks_is_refused(store: QdrantChunkStore) -> None:
+def test_a_store_that_keeps_no_chunks_is_refused(tiny_store: QdrantChunkStore) -> None:
     expansion = NeighbourExpansion(vector_store=SimpleVectorStore())
     with pytest.raises(InputError, match=r"is a SimpleVectorStore, which keeps no chunks; expected one that"):
-        expansion.postprocess_nodes(hits_of(chunks_of(store, "doc")[0]))
+        expansion.postprocess_nodes(hits_of(chunks_of(tiny_store, "doc")[0]))

@@ -200,6 +200,20 @@ KILLED = """
 """
 
 
+def copy_and_be_killed(folder: Path, write: int, moment: str) -> None:
+    """Copy folder-a into folder-b in a process that ends before or after one of its writes."""
+    killed = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(KILLED), str(write), moment],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        timeout=1_200,
+        check=False,
+    )
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+
+
 @pytest.mark.parametrize(
     ("write", "moment"), [pytest.param(1, "before", marks=pytest.mark.slow), (2, "after")]
 )
@@ -209,16 +223,7 @@ def test_a_copy_that_was_killed_is_made_again(
     source = opened("folder-a", **SETTINGS)
     source.add(chunks(300))
     source.close()
-    killed = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(KILLED), str(write), moment],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    copy_and_be_killed(tmp_path, write, moment)
     source, target = opened("folder-a"), opened("folder-b")
     there = target.count()
     assert there == (0 if moment == "before" else 256)
@@ -415,14 +420,20 @@ def test_one_api_key_is_enough_for_one_server(opened: Opener, tmp_path: Path, se
 
 
 @pytest.mark.slow
-def test_twenty_thousand_chunks_come_back(opened: Opener) -> None:
+def test_twenty_thousand_chunks_come_back_and_survive_a_kill(opened: Opener, tmp_path: Path) -> None:
+    """Folder, memory, folder; the second folder's copying is killed in the middle, and run again."""
     source = opened("folder-a", **SETTINGS)
     for start in range(20):
         nodes = chunks(1_000, tokens=1, seed=start, dim=384)
         source.add(make_like(nodes, f"part{start}"))
-    middle, back = opened("memory"), opened("folder-b")
+    source.close()
+    copy_and_be_killed(tmp_path, 80, "after")
+    source, middle, back = opened("folder-a"), opened("memory"), opened("folder-b")
+    half = back.count()
+    assert 0 < half < 20_000
     there, again = source.copy_to(middle), middle.copy_to(back)
     assert there.points == again.points == 20_000
+    assert again.written == 20_000 - half
     assert there.is_equal
     assert again.is_equal
     assert there.source_digest == again.target_digest

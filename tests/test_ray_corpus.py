@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -160,6 +161,89 @@ def kill_one(server: StandIn, pids: list[int]) -> None:
         time.sleep(0.01)
     pids.extend(workers_of_this_process())
     os.kill(pids[0], signal.SIGKILL)
+
+
+DRIVER = """
+    import sys
+    from functools import partial
+
+    import ray
+
+    from rag_embed import ContextualEmbedding, QdrantChunkStore
+    from rag_embed.llamaindex.ray_corpus import RayCorpus
+    from tests.test_ray_corpus import make_documents
+
+    if __name__ == "__main__":
+        ray.init(num_cpus=2, include_dashboard=False, _node_ip_address="127.0.0.1", log_to_driver=False)
+        corpus = RayCorpus(
+            partial(QdrantChunkStore, "docs", url=sys.argv[1], lexical=True, tokens=True),
+            embed_model=ContextualEmbedding(strategy="late", dtype="float32", device="cpu"),
+            workers=1,
+            batch_documents=2,
+        )
+        corpus.update(make_documents())
+"""
+"""A program with a cluster of its own, so that its end is the end of all that it started."""
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_a_driver_that_is_killed_leaves_what_a_second_run_completes(
+    request: pytest.FixtureRequest,
+    server: StandIn,
+    model: ContextualEmbedding,
+    local: dict[Any, Any],
+    tmp_path: Path,
+) -> None:
+    pytest.importorskip("ray", reason="needs the extra ray")
+    script = tmp_path / "driver.py"
+    script.write_text(textwrap.dedent(DRIVER))
+    root = str(Path(__file__).parent.parent)
+    environment = {"PYTHONPATH": os.pathsep.join([root, *sys.path]), "RAY_USAGE_STATS_ENABLED": "0"}
+    environment |= {"RAY_worker_niceness": "0"}
+    driver = subprocess.Popen([sys.executable, str(script), server.url], env={**os.environ, **environment})
+    try:
+        while len(server.sent("PUT /collections/docs/points")) < 4:
+            assert driver.poll() is None, f"the driver ended by itself, with {driver.returncode}"
+            time.sleep(0.01)
+    finally:
+        driver.kill()
+        driver.wait()
+    # Ray's processes see that the driver is gone and end; until then a worker may store one more batch.
+    kept = wait_until_nothing_is_written(server)
+    assert 0 < len(kept) < len(local), "killed in the middle"
+    assert kept.items() <= local.items(), "only whole points, as a local run makes them"
+    request.getfixturevalue("ray")
+    server.requests.clear()
+    open_store = partial(QdrantChunkStore, "docs", url=server.url, lexical=True, tokens=True)
+    report = run(open_store, model)
+    assert report.sync.failed == ("d3",)
+    assert report.sync.chunks == len(local)
+    assert points_of(server.database) == local
+    done = set(report.sync.unchanged)
+    assert done == whole_documents(kept, local)
+    assert report.sync.embedded == sum(1 for point in local.values() if document_of(point) not in done)
+
+
+def document_of(point: tuple[Any, Any]) -> str:
+    found: str = point[0]["ref_doc_id"]
+    return found
+
+
+def whole_documents(kept: dict[Any, Any], local: dict[Any, Any]) -> set[str]:
+    """Documents all of whose chunks were kept."""
+    missing = {document_of(point) for id_, point in local.items() if id_ not in kept}
+    return {document_of(point) for point in kept.values()} - missing
+
+
+def wait_until_nothing_is_written(server: StandIn, *, quiet_s: float = 10.0) -> dict[Any, tuple[Any, Any]]:
+    count, since = -1, time.monotonic()
+    while time.monotonic() - since < quiet_s:
+        now = len(server.sent("PUT /collections/docs/points"))
+        if now != count:
+            count, since = now, time.monotonic()
+        time.sleep(0.1)
+    return points_of(server.database)
 
 
 @pytest.mark.slow

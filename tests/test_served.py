@@ -14,6 +14,7 @@ import pytest
 import torch
 from llama_index.core import Document
 from llama_index.core.node_parser import SentenceSplitter
+from typer.testing import CliRunner, Result
 
 from rag_embed import ContextualEmbedding, LateChunkingNodeParser
 from rag_embed.encoder import Encoder
@@ -28,6 +29,7 @@ from rag_embed.profiles.multi_vector import MultiVector
 from rag_embed.served import KEY_VARIABLE, Server
 from rag_embed.served.encoder import ServedEncoder
 from rag_embed.served.probe import probe
+from tests.kills import write_documents
 from tests.served_standin import Standin, serving
 
 KEY = "sk-Very-Secret-0123456789"
@@ -387,3 +389,54 @@ def test_models_with_a_head_are_refused(tiny_encoder: Encoder, standin: Standin)
     profile = replace(tiny_encoder.profile, multi_vector=head)
     with pytest.raises(UnsupportedModelError, match="by a head"):
         ServedEncoder(profile, patient("vllm", standin.url), standin.url)
+
+
+# --- on the command line
+
+
+def test_an_index_is_filled_and_searched_through_a_server(
+    tmp_path: Path, tiny_folder: Path, tiny_encoder: Encoder
+) -> None:
+    """Passages and scores are those of an index that was made here; no other model asks it."""
+    from rag_embed.cli.app import app
+
+    write_documents(tmp_path / "docs")
+    question = "a bridge of stone"
+
+    def run(command: str, *words: object, store: str = "served") -> Result:
+        place = ("--store", tmp_path / store, "--model", tiny_folder, "--adapter", "none")
+        return CliRunner().invoke(app, [command, *map(str, (*words, *place))])
+
+    def passages(shown: Result) -> list[dict[str, Any]]:
+        assert shown.exit_code == 0, shown.stderr
+        found: list[dict[str, Any]] = json.loads(shown.stdout)["passages"]
+        return found
+
+    with serving(tiny_encoder) as running:
+        there = ("--server", running.url, "--engine", "vllm")
+        filled = run("index", tmp_path / "docs", "--chunk-size", 48, *there)
+        assert filled.exit_code == 0, filled.stderr
+        asked = len(running.requests)
+        assert asked > 0
+        served = passages(run("search", question, "--json", *there))
+        assert len(running.requests) > asked, "the question was read by the server too"
+        assert run("index", tmp_path / "docs", "--chunk-size", 48, store="here").exit_code == 0
+        local = passages(run("search", question, "--json", store="here"))
+        mixed = run("search", question, *there, store="here")
+        assert mixed.exit_code == 1
+        assert "Leave out --server and --engine" in " ".join(mixed.stderr.split())
+    for one, other in zip(served, local, strict=True):
+        for name in ("score", "retrieval_score"):
+            assert one.pop(name) == pytest.approx(other.pop(name), abs=TOLERANCE)
+        assert one.pop("stages") == pytest.approx(other.pop("stages"), abs=TOLERANCE)
+    assert served == local
+    elsewhere = run("search", question)
+    assert elsewhere.exit_code == 1
+    assert "Pass --engine vllm and --server" in " ".join(elsewhere.stderr.split())
+    for words, reason in (
+        (("--server", "http://127.0.0.1:9"), "--server and --engine belong together"),
+        (("--context-server", "http://127.0.0.1:9"), "--context-server needs --server"),
+    ):
+        refused = run("search", question, *words)
+        assert refused.exit_code == 2
+        assert reason in " ".join(refused.stderr.replace("│", "").split())

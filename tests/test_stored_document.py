@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import pydoc_data.topics
 import random
-from collections.abc import Iterator
 from itertools import pairwise
-from pathlib import Path
 
 import pytest
 from llama_index.core import Document
@@ -14,26 +12,11 @@ from llama_index.core.node_parser import HierarchicalNodeParser, SentenceSplitte
 from llama_index.core.schema import BaseNode, NodeRelationship, RelatedNodeInfo, TextNode
 
 from rag_embed.errors import AlignmentError, InputError, SpanOutOfRangeError
-from rag_embed.llamaindex import ContextualEmbedding, LateChunkingNodeParser
+from rag_embed.llamaindex import LateChunkingNodeParser
 from rag_embed.llamaindex.stored_document import StoredDocument, Stretch
 from rag_embed.qdrant import QdrantChunkStore
 
 TEXT = "\n\n  " + pydoc_data.topics.topics["assignment"] + "\n \n"
-
-
-@pytest.fixture(scope="module")
-def model(tiny_folder: Path) -> ContextualEmbedding:
-    return ContextualEmbedding(model=str(tiny_folder), device="cpu", dtype="float32")
-
-
-@pytest.fixture(scope="module")
-def store(model: ContextualEmbedding) -> Iterator[QdrantChunkStore]:
-    with QdrantChunkStore("docs", location=":memory:") as made:
-        parser = LateChunkingNodeParser(
-            node_parser=SentenceSplitter(chunk_size=60, chunk_overlap=20), embed_model=model
-        )
-        made.add(parser([Document(text=TEXT, id_="doc"), Document(text=TEXT[:700], id_="other")]))
-        yield made
 
 
 def cut(text: str, name: str = "doc", *, overlap: int = 20) -> list[BaseNode]:
@@ -41,8 +24,8 @@ def cut(text: str, name: str = "doc", *, overlap: int = 20) -> list[BaseNode]:
     return LateChunkingNodeParser(node_parser=splitter)([Document(text=text, id_=name)])
 
 
-def test_a_document_comes_back_character_by_character(store: QdrantChunkStore) -> None:
-    found = StoredDocument.fetch(store, "doc")
+def test_a_document_comes_back_character_by_character(tiny_store: QdrantChunkStore) -> None:
+    found = StoredDocument.fetch(tiny_store, "doc")
     assert found.stretches == (Stretch(0, len(TEXT), TEXT),)
     assert found.is_whole
     assert found.read(100, 250) == (Stretch(100, 250, TEXT[100:250]),)
@@ -98,10 +81,10 @@ def _overlaps(node: BaseNode, after: BaseNode) -> bool:
     return bool(after.start_char_idx < node.end_char_idx)  # type: ignore[operator]
 
 
-def test_what_is_not_there_is_said(store: QdrantChunkStore) -> None:
+def test_what_is_not_there_is_said(tiny_store: QdrantChunkStore) -> None:
     with pytest.raises(InputError, match="no document 'nonesuch'"):
-        StoredDocument.fetch(store, "nonesuch")
-    found = StoredDocument.fetch(store, "other")
+        StoredDocument.fetch(tiny_store, "nonesuch")
+    found = StoredDocument.fetch(tiny_store, "other")
     with pytest.raises(SpanOutOfRangeError, match="has characters 0 to 700"):
         found.read(650, 701)
 
@@ -117,9 +100,9 @@ def test_foreign_chunks_are_placed_by_their_own_offsets_or_refused() -> None:
         StoredDocument.from_chunks("doc", [TextNode(text="leaves.", relationships=source)])
 
 
-async def test_chunks_are_counted_by_document(store: QdrantChunkStore) -> None:
-    chunks = store.get_nodes()
+async def test_chunks_are_counted_by_document(tiny_store: QdrantChunkStore) -> None:
+    chunks = tiny_store.get_nodes()
     expected = {name: sum(node.ref_doc_id == name for node in chunks) for name in ("doc", "other")}
-    assert store.count_by_document() == expected
-    assert await store.acount_by_document() == expected
+    assert tiny_store.count_by_document() == expected
+    assert await tiny_store.acount_by_document() == expected
     assert QdrantChunkStore("none", location=":memory:").count_by_document() == {}

@@ -37,6 +37,13 @@ class Strategy(str, Enum):
     NATIVE = "native"
 
 
+class ServerEngine(str, Enum):
+    """What runs on a server of a model."""
+
+    VLLM = "vllm"
+    TEI = "tei"
+
+
 class Rerank(str, Enum):
     """How candidates are reranked."""
 
@@ -122,6 +129,18 @@ AdapterOption = Annotated[
         help='A shipped name, a folder by `rag-embed train`, or "none". Default: as the index was made.',
         rich_help_panel=_MODEL,
     ),
+]
+ServerOption = Annotated[
+    Optional[str],  # noqa: UP045
+    Option("--server", callback=check_unicode, help="A server of the model.", rich_help_panel=_MODEL),
+]
+ContextServer = Annotated[
+    Optional[str],  # noqa: UP045
+    Option("--context-server", help="A server of model and adapter merged.", rich_help_panel=_MODEL),
+]
+EngineOption = Annotated[
+    Optional[ServerEngine],  # noqa: UP045
+    Option("--engine", help="What runs on these servers.", rich_help_panel=_MODEL),
 ]
 ChunkSize = Annotated[
     int, Option("--chunk-size", min=8, help="Most tokens of a chunk.", rich_help_panel=_MODEL)
@@ -214,6 +233,9 @@ class ModelChoice:
     strategy: StrategyOption = None
     alpha: Alpha = None
     adapter: AdapterOption = None
+    server: ServerOption = None
+    context_server: ContextServer = None
+    engine: EngineOption = None
 
 
 @dataclass(frozen=True, slots=True)

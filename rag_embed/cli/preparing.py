@@ -37,8 +37,18 @@ def make_model_options(choice: opt.ModelChoice) -> ModelOptions:
     """Collect what was said about the model."""
     from rag_embed.indexes.opening import ModelOptions
 
+    if (choice.server is None) != (choice.engine is None):
+        raise typer.BadParameter("--server and --engine belong together: the address, and what runs there")
+    if choice.context_server is not None and choice.server is None:
+        raise typer.BadParameter("--context-server needs --server too, which serves the questions")
     return ModelOptions(
-        choice.model, choice.strategy.value if choice.strategy else None, choice.alpha, choice.adapter
+        choice.model,
+        choice.strategy.value if choice.strategy else None,
+        choice.alpha,
+        choice.adapter,
+        server=choice.server,
+        context_server=choice.context_server,
+        engine=choice.engine.value if choice.engine else "torch",
     )
 
 

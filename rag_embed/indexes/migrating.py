@@ -211,7 +211,7 @@ def recall_for_asking(
         with suppress(FingerprintMismatchError):
             model = options.recall(replace(schema, fingerprint=migration.fingerprint))
             if _weights(migration.fingerprint) == _weights(schema.fingerprint):
-                return ModelOptions(options.model).recall(schema)
+                return replace(options, strategy=None, alpha=None, adapter=None).recall(schema)
             with closing(place.open_named(migration.target)) as target:
                 return MappedEmbedding.of(model, learn_from(target, store))
     return options.recall(schema)

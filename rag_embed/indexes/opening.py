@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, get_args
@@ -15,13 +16,26 @@ from rag_embed.qdrant import QdrantChunkStore
 from rag_embed.qdrant.edge_folder import collection_folder
 from rag_embed.qdrant.schema import CollectionSchema
 from rag_embed.qdrant.secrecy import check_address
+from rag_embed.served import Engine
 
 NO_ADAPTER = "none"
 CURRENT_KEY = "rag_embed_current"
 """Key in a collection's metadata: which has taken its place, see `rag_embed.indexes.migrating`."""
 FINGERPRINT = re.compile(
-    r"(?P<model>.+?)@[0-9a-f]{8}(\+(?P<adapter>.+)@[0-9a-f]{8})?/(?P<strategy>\w+)(-(?P<dtype>\w+))?/[0-9a-f]{12}"
+    r"(?P<model>.+?)@[0-9a-f]{8}(\+(?P<adapter>.+)@[0-9a-f]{8})?/(?P<strategy>\w+)(-(?P<dtype>b?float\d+))?"
+    r"(-(?P<engine>\w+))?/[0-9a-f]{12}"
 )
+
+_ENGINES: Mapping[Engine, str] = {
+    "torch": "this package itself",
+    "vllm": "a vLLM server",
+    "tei": "a text-embeddings-inference server",
+}
+_SERVER_ADVICE: Mapping[Engine, str] = {
+    "torch": "Leave out --server and --engine",
+    "vllm": "Pass --engine vllm and --server with its address",
+    "tei": "Pass --engine tei and --server with its address",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +122,9 @@ class ModelOptions:
         alpha: Share of the late vector in a blend.
         adapter: Name of a shipped adapter, a folder, or "none".
         dtype: Precision of weights and states.
+        server: Address of a server of the model, which computes token states; None computes here.
+        context_server: Address of the server of the weights with the adapter merged.
+        engine: What runs on these servers; "torch" is no server.
     """
 
     model: str | None = None
@@ -115,6 +132,9 @@ class ModelOptions:
     alpha: float | None = None
     adapter: str | None = None
     dtype: Dtype = "auto"
+    server: str | None = None
+    context_server: str | None = None
+    engine: Engine = "torch"
 
     def make(self) -> ContextualEmbedding:
         """Make the model, with defaults for what was not said."""
@@ -122,7 +142,8 @@ class ModelOptions:
         options: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
         if self.adapter == NO_ADAPTER:
             options["adapter"] = None
-        return ContextualEmbedding(dtype=self.dtype, **options)
+        where = {"server": self.server, "context_server": self.context_server, "engine": self.engine}
+        return ContextualEmbedding(dtype=self.dtype, **where, **options)
 
     def make_for(self, store: QdrantChunkStore) -> ContextualEmbedding:
         """Make the model a collection was made with, or a new one for a new collection.
@@ -145,9 +166,19 @@ class ModelOptions:
         Raises:
             FingerprintMismatchError: No options that agree with what was said have that fingerprint.
         """
-        name, adapter, strategy, dtype = _read_fingerprint(schema)
-        filled = ModelOptions(
-            self.model or name, self.strategy or strategy, self.alpha, self.adapter or adapter, dtype
+        name, adapter, strategy, dtype, engine = _read_fingerprint(schema)
+        if engine != self.engine:
+            raise FingerprintMismatchError(
+                f"collection {schema.collection_name!r} stores vectors whose token states were computed by "
+                f"{_ENGINES[engine]}; found {_ENGINES[self.engine]}. {_SERVER_ADVICE[engine]}, or name "
+                "another --collection"
+            )
+        filled = replace(
+            self,
+            model=self.model or name,
+            strategy=self.strategy or strategy,
+            adapter=self.adapter or adapter,
+            dtype=dtype,
         )
         try:
             model = filled.make()
@@ -175,13 +206,14 @@ class ModelOptions:
         )
 
 
-def _read_fingerprint(schema: CollectionSchema) -> tuple[str, str, Strategy, Dtype]:
-    """Take model, adapter, strategy and dtype out of "model@digest+adapter@digest/strategy-dtype/digest"."""
+def _read_fingerprint(schema: CollectionSchema) -> tuple[str, str, Strategy, Dtype, Engine]:
+    """Take apart "model@digest+adapter@digest/strategy-dtype-engine/digest"."""
     if match := FINGERPRINT.fullmatch(schema.fingerprint or ""):
         dtypes = [dtype for dtype in get_args(Dtype) if dtype == (match["dtype"] or "auto")]
+        engines = [engine for engine in get_args(Engine) if engine == (match["engine"] or "torch")]
         for strategy in get_args(Strategy):
-            if match["strategy"] == strategy and dtypes:
-                return match["model"], match["adapter"] or NO_ADAPTER, strategy, dtypes[0]
+            if match["strategy"] == strategy and dtypes and engines:
+                return match["model"], match["adapter"] or NO_ADAPTER, strategy, dtypes[0], engines[0]
     raise StoreError(
         f"collection {schema.collection_name!r} carries the fingerprint {schema.fingerprint!r}; expected one "
         "that this rag-embed wrote. Name another --collection, or run `rag-embed index --rebuild` to replace "

@@ -38,8 +38,9 @@ def count_numbers(vector: object) -> int:
     if isinstance(vector, np.ndarray):
         return vector.size
     if isinstance(vector, Sequence):
-        rows = [row for row in vector if isinstance(row, Sequence)]
-        return sum(map(len, rows)) or len(vector)
+        # Asking every number whether it is a row took a fifth of the time of a copy into a folder.
+        has_rows = len(vector) > 0 and isinstance(vector[0], Sequence)
+        return sum(map(len, vector)) if has_rows else len(vector)
     return 2 * len(getattr(vector, "indices", ()))
 
 
