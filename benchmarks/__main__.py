@@ -25,7 +25,7 @@ SCRIPTS = (
     "precision",
     "short_documents",
     "split_layers",
-    "gate",
+    "blends",
     "migration",
     "quotes",
     "chat",

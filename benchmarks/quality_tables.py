@@ -145,6 +145,22 @@ def split_layers(result: Result) -> str:
     return make_table(["nDCG@10", *sets, "mean"], rows)
 
 
+def blends(result: Result) -> str:
+    """nDCG@10 in points of mixtures, their mean, and the largest loss against isolated chunks."""
+    sets = result["results"]
+    arms = [row["arm"] for row in next(iter(sets.values()))["rows"]]
+    found = {
+        arm: [100 * next(row["nDCG@10"] for row in e["rows"] if row["arm"] == arm) for e in sets.values()]
+        for arm in arms
+    }
+    rows = []
+    for arm, values in found.items():
+        worst = min(value - base for value, base in zip(values, found["isolated"], strict=True))
+        mean = sum(values) / len(values)
+        rows.append([arm, *(f"{value:.1f}" for value in values), f"{mean:.1f}", f"{worst:+.1f}"])
+    return make_table(["nDCG@10", *sets, "mean", "worst against isolated"], rows)
+
+
 def filters(result: Result) -> str:
     """Shares of right and wrong pairs that the filters keep."""
     header = ["kept", "questions", "right pairs, consistency", "wrong pairs, consistency", "right, language"]

@@ -18,9 +18,9 @@ from torch import Tensor
 from torch.nn.functional import normalize
 from transformers import AutoModel
 
+from benchmarks.blends import score
 from benchmarks.context import summarise
 from benchmarks.evalsets import ANONYMISED, find_sets, load_set
-from benchmarks.gate import score
 from benchmarks.report import CACHE, describe_model, make_parser, write_set_report
 from rag_embed import ContextualEmbedding
 from rag_embed.adapter import merge_adapter

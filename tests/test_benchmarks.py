@@ -250,25 +250,24 @@ def test_short_documents_runs(tmp_path):
     assert len(results) == 7
 
 
-def test_gate_runs(tiny_sets):
-    from benchmarks import gate
+def test_blends_runs(tiny_sets):
+    from benchmarks import blends
 
-    (entry,) = run_quick(gate, tiny_sets, "--sets", "cuad_small").values()
-    assert [row["arm"] for row in entry["rows"]][:3] == ["isolated", "adapter alone", "default"]
+    (entry,) = run_quick(blends, tiny_sets, "--sets", "cuad_small").values()
+    arms = [row["arm"] for row in entry["rows"]]
+    assert arms[:2] == ["isolated", "untrained, in context"]
+    assert arms[-1] == blends.IN_ONE_PASS
     assert all(0 <= row["nDCG@10"] <= 1 for row in entry["rows"])
 
 
-def test_a_gate_goes_from_alone_to_in_context():
-    from benchmarks.gate import HIGH, LOW, gate
+def test_the_mixture_of_the_benchmark_is_that_of_the_package():
+    from benchmarks.blends import mix
+    from rag_embed.pooling import blend
 
-    alone = torch.tensor([[1.0, 0.0], [1.0, 0.0]])
-    in_context = torch.tensor([[1.0, 0.0], [0.0, 1.0]])  # unmoved, and moved as far as can be
-    kept, moved = gate(alone, in_context, 0.5)
-    assert kept.tolist() == [1, 0]
-    share = HIGH - (HIGH - LOW) * (1 - 1 / (1 + np.exp(-0.5 / 0.08)))
-    assert moved.tolist() == pytest.approx(
-        (np.array([1 - share, share]) / np.hypot(1 - share, share)).tolist()
-    )
+    alone, late = torch.nn.functional.normalize(torch.randn(2, 5, 8), dim=2)
+    assert (mix(alone, late, None) - blend(late, alone, 0.5)).abs().max() < 1e-6
+    assert (mix(alone, late, 9 / 5) - mix(alone, late, None)).abs().max() < 1e-6
+    assert (mix(alone, late, 0) - mix(alone, late, None)).abs().max() > 1e-2
 
 
 def test_launches_runs(tmp_path):

@@ -61,7 +61,7 @@ class Arm:
 
     @property
     def passes(self) -> int:
-        """How often the text goes through the encoder while indexing."""
+        """How often the text is read while indexing; a blend's readings may share their lower layers."""
         if self.method == "bm25":
             return 0
         return 2 if self.options["strategy"] == "blend" else 1

@@ -89,7 +89,7 @@ def compare_arms(
     arms = make_arms(model, has_titles=evalset.has_titles, alphas=alphas or ALPHAS, with_rerank=with_rerank)
     if names is not None:
         arms = choose_arms(arms, names)
-    adapter = with_options(model, strategy="late").located_adapter
+    adapter = model.located_adapter or with_options(model, strategy="late").located_adapter
     return evaluate(
         evalset,
         arms,

@@ -60,9 +60,9 @@ class Vectors:
         self._tokens: dict[bytes, list[KeptTokens]] = {}
 
     def chunks(self, model: ContextualEmbedding, *, with_title: bool) -> Float[Tensor, "chunks dim"]:
-        """One unit vector per chunk; a blend of two passes is mixed from parts that other arms share."""
-        if model.strategy == "blend" and not model.recipe.shares_layers:
-            late = self.chunks(with_options(model, strategy="late"), with_title=with_title)
+        """One unit vector per chunk; a blend is mixed from its two parts, which other arms share."""
+        if model.strategy == "blend":
+            late = self.chunks(in_context_half(model), with_title=with_title)
             # A title in the head of every window is not repeated before the chunk alone.
             is_repeated = with_title and model.head == "none"
             isolated = self.chunks(as_isolated(model), with_title=is_repeated)
@@ -96,8 +96,7 @@ class Vectors:
         They come out of the pass that makes the late vectors, and are made anew only where those were in the
         cache. A chunk that no window has read has one vector that is similar to nothing.
         """
-        if model.strategy == "blend" and not model.recipe.shares_layers:
-            model = with_options(model, strategy="late")
+        model = in_context_half(model) if model.strategy == "blend" else model
         for number, document in enumerate(self._documents, start=1):
             key = self._document_key(model, document, with_title)
             if key not in self._tokens:
@@ -187,6 +186,12 @@ def with_options(model: ContextualEmbedding, **options: Any) -> ContextualEmbedd
     """Make the same model with other options, checked like a new one's."""
     fields = {name: getattr(model, name) for name in model.model_fields_set if name in _OPTIONS}
     return ContextualEmbedding(**{**fields, **options})
+
+
+def in_context_half(model: ContextualEmbedding) -> ContextualEmbedding:
+    """Make the model of that half of a blend which is read in context, by the blend's own adapter."""
+    adapter = model.located_adapter
+    return with_options(model, strategy="late", adapter=adapter and str(adapter.folder))
 
 
 def as_isolated(model: ContextualEmbedding) -> ContextualEmbedding:

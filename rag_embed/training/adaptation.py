@@ -71,7 +71,7 @@ def choose_options(
     """Say how a model is trained: in windows as it reads them, its loss checked four times.
 
     Args:
-        model: What is adapted. An adapter that it has goes on in the windows that it was trained with.
+        model: What is adapted. An adapter that it has goes on with its own layers, rank and windows.
         steps: At most.
         learning_rate: Peak.
         seed: Of the first weights, the order and the split.
@@ -79,10 +79,15 @@ def choose_options(
     options = TrainingOptions(
         steps=steps, check_every=max(1, steps // 4), learning_rate=learning_rate, seed=seed
     )
-    window_tokens = model.window_options.window_tokens
-    if model.located_adapter is None and window_tokens is not None:
-        return replace(options, window_tokens=window_tokens)
-    return options
+    adapter, window_tokens = model.located_adapter, model.window_options.window_tokens
+    if adapter is not None:
+        return replace(
+            options,
+            rank=adapter.rank,
+            shared_layers=adapter.shared_layers,
+            window_tokens=adapter.window_tokens,
+        )
+    return options if window_tokens is None else replace(options, window_tokens=window_tokens)
 
 
 def adapt(

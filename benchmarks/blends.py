@@ -1,8 +1,8 @@
-"""One share of context for every chunk, or a share by how far context moved it: an experiment on the blend.
+"""How to mix a chunk's vector in context with its vector alone: as they are, or along the document's shift.
 
-The default blends a chunk's vector in context and its vector alone half and half. Their cosine says how far
-context moved the chunk: where little, it may speak for itself; where far, alone it was about something else.
-The gate gives context the share `low + (high - low) · σ((threshold - cosine) / width)`. Nothing is trained.
+Halves of two passes are mixed half and half. The isolated half stays where it is (0), or is moved by so many
+times the mean difference of both halves over its document; "2 - 1/n", with n the chunks of the document, is
+what the package does (`rag_embed.pooling.blend`). The default makes both halves in one pass.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from benchmarks.evalsets import ANONYMISED, find_sets, load_set
+from benchmarks.context import SETS as CONTEXT_SETS
+from benchmarks.evalsets import find_sets, load_set
 from benchmarks.report import CACHE, describe_model, make_parser, write_set_report
 from rag_embed import ContextualEmbedding
 from rag_embed.evaluation import EvalSet, VectorCache
@@ -22,19 +23,19 @@ from rag_embed.evaluation.metrics import MAIN_MEASURE, measure
 from rag_embed.evaluation.ranking import rank
 from rag_embed.evaluation.vectors import Vectors, with_options
 
-SETS = {"squad_half": 8, ANONYMISED: 60, "cuad_small": 8, "obliqa_half": 1}
+SETS: dict[str, int | None] = {"squad_half": 8, "obliqa_half": 1, **CONTEXT_SETS}
 QUICK_SETS = ("cuad_small",)
-THRESHOLDS = (0.5, 0.6, 0.7, 0.8)
-LOW, HIGH, WIDTH = 0.15, 0.85, 0.08
+TIMES = (0.0, 1.0, 2.0, 3.0)
+KINDS = {"untrained": None, "adapter of all layers": "minilm-context"}
+IN_ONE_PASS = "default, one pass"
 
 
-def gate(
-    alone: Float[Tensor, "chunks dim"], in_context: Float[Tensor, "chunks dim"], threshold: float
+def mix(
+    alone: Float[Tensor, "chunks dim"], late: Float[Tensor, "chunks dim"], times: float | None
 ) -> Float[Tensor, "chunks dim"]:
-    """Blend unit vectors, each chunk with its own share of context."""
-    cosines = (alone * in_context).sum(dim=1, keepdim=True)
-    share = LOW + (HIGH - LOW) * torch.sigmoid((threshold - cosines) / WIDTH)
-    return normalize((1 - share) * alone + share * in_context, dim=1)
+    """Mix the unit vectors of one document half and half, the isolated ones moved; None is 2 - 1/n times."""
+    factor = 2 - 1 / len(alone) if times is None else times
+    return normalize(late + alone + factor * (late - alone).mean(dim=0), dim=1)
 
 
 def score(
@@ -58,25 +59,29 @@ def main(argv: Sequence[str] | None = None) -> None:
     for name in find_sets(options.sets or (QUICK_SETS if options.quick else SETS)):
         evalset = load_set(name, documents=2 if options.quick else SETS[name])
         vectors = Vectors(evalset.documents, cache=cache)
+        sizes = [len(document.spans) for document in evalset.documents]
         alone = vectors.chunks(with_options(model, strategy="isolated", adapter=None), with_title=False)
-        late, blend = (
-            vectors.chunks(with_options(model, strategy=strategy), with_title=evalset.has_titles)
-            for strategy in ("late", "blend")
-        )
-        queries = torch.stack([model.embed_query(query) for query in evalset.queries.values()])
-        arms = {"isolated": alone, "adapter alone": late, "default": blend}
-        arms |= {f"gate at {threshold:g}": gate(alone, late, threshold) for threshold in THRESHOLDS}
-        cosines = torch.quantile((alone * late).sum(dim=1), torch.tensor([0.1, 0.5, 0.9]))
+        queries = vectors.queries(model, list(evalset.queries.values()))
+        arms = {"isolated": alone}
+        for kind, adapter in KINDS.items():
+            late = vectors.chunks(
+                with_options(model, strategy="late", adapter=adapter), with_title=evalset.has_titles
+            )
+            arms[f"{kind}, in context"] = late
+            halves = list(zip(alone.split(sizes), late.split(sizes), strict=True))
+            for times in (*TIMES, None):
+                label = "2 - 1/n" if times is None else f"{times:g}"
+                arms[f"{kind}, moved {label} times"] = torch.cat([mix(*each, times) for each in halves])
+        arms[IN_ONE_PASS] = vectors.chunks(model, with_title=evalset.has_titles)
         results[name] = {
             "documents": len(evalset.documents),
             "queries": len(evalset.queries),
-            "cosines": [round(float(value), 3) for value in cosines],
             "rows": [
                 {"arm": arm, MAIN_MEASURE: score(evalset, queries, chunks)} for arm, chunks in arms.items()
             ],
         }
         print(f"{name}: {len(evalset.queries)} queries", flush=True)
-    write_set_report("gate", options, model=describe_model(model), results=results)
+    write_set_report("blends", options, model=describe_model(model), results=results)
 
 
 if __name__ == "__main__":
