@@ -26,7 +26,7 @@ SETS = {
 }
 """Sets, and how many of their documents; None is all."""
 QUICK_SETS = ("anthropic_codebase",)
-DENSE, HYBRID = "dense default", "hybrid (late)"
+DENSE, HYBRID = "dense default (two passes)", "hybrid (one pass)"
 
 
 def make_arms(*, has_titles: bool) -> list[Arm]:

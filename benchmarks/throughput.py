@@ -15,7 +15,14 @@ from benchmarks.corpus import CutDocument, count_tokens, cut_documents, read_doc
 from benchmarks.peers import GivenBorders, as_chunks
 from benchmarks.race import Race
 from benchmarks.report import make_parser, write_report
-from benchmarks.work import GEMM_FLOPS, encoder_flops, gemm_contestants, gemm_rates, log_passes
+from benchmarks.work import (
+    GEMM_FLOPS,
+    encoder_flops,
+    gemm_contestants,
+    gemm_rates,
+    log_passes,
+    log_windows,
+)
 from rag_embed import CharSpan, ContextualEmbedding, Encoder
 
 LLAMAINDEX = "LlamaIndex HuggingFaceEmbedding"
@@ -72,10 +79,15 @@ def log_once(
 ) -> dict[str, float]:
     """Run once unmeasured, which also warms up, and count what had to be computed."""
     config = model.encoder._model.config
-    transformers = {id(each): each for each in (model.encoder._model, model.context_encoder._model, peer[0])}
+    late = model.model_copy(update={"strategy": "late"})
+    layers = model.embedder.shared_layers
+    assert layers is not None
+    transformers = {id(each): each for each in (model.encoder._model, late.context_encoder._model, peer[0])}
     with ExitStack() as stack:
         watched = [stack.enter_context(log_passes(each)) for each in transformers.values()]
+        texts, windows = stack.enter_context(log_windows(layers))
         embed()
+    watched.append(texts)
     logs = [log for log in watched if log.lengths]
     lengths = [length for log in logs for length in log.lengths]
     computed = sum(lengths)
@@ -84,6 +96,12 @@ def log_once(
         hidden=config.hidden_size,
         intermediate=config.intermediate_size,
         layers=config.num_hidden_layers,
+    )
+    flops += encoder_flops(
+        windows.lengths,
+        hidden=config.hidden_size,
+        intermediate=config.intermediate_size,
+        layers=layers.upper_count,
     )
     return {
         "tokens_computed": computed,

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from benchmarks.race import Race
+from rag_embed.shared_layers import SharedLayers, TwoReadings, WindowTexts
 
 GEMM_FLOPS = 2e10
 _GEMM_SHAPES = (
@@ -60,6 +61,27 @@ def log_passes(model: torch.nn.Module) -> Iterator[PassLog]:
         yield log
     finally:
         handle.remove()
+
+
+@contextmanager
+def log_windows(layers: SharedLayers) -> Iterator[tuple[PassLog, PassLog]]:
+    """Record what goes through shared layers: texts through all, and windows through the upper ones."""
+    texts, windows = PassLog(), PassLog()
+    forward = layers.forward
+
+    def record(batch: Sequence[WindowTexts]) -> list[list[TwoReadings]]:
+        lengths = [[len(text) for text in window] for window in batch]
+        texts.lengths += [length for window in lengths for length in window]
+        windows.lengths += [sum(window) for window in lengths]
+        texts.positions = sum(texts.lengths)
+        windows.positions = sum(windows.lengths)
+        return forward(batch)
+
+    layers.forward = record  # type: ignore[method-assign]
+    try:
+        yield texts, windows
+    finally:
+        del layers.forward
 
 
 def encoder_flops(lengths: Sequence[int], *, hidden: int, intermediate: int, layers: int) -> int:

@@ -26,12 +26,16 @@ _REACH = 1 / 3
 they are 0.6 full on the average, and an edit changes 1.3 of them."""
 
 
+NO_CHUNK = -1
+"""Row of a piece that belongs to no chunk: text between chunks is context for them all the same."""
+
+
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """A chunk, or a part of one that is longer than a window.
+    """A chunk, or a part of one that is longer than a window, or text between chunks.
 
     Attributes:
-        row: Number of the chunk.
+        row: Number of the chunk, or `NO_CHUNK`.
         start: First token of the document in it.
         end: One past its last.
     """
@@ -44,11 +48,12 @@ class Piece:
         return self.end - self.start
 
 
-def cut_pieces(token_spans: Sequence[TokenSpan], longest: int) -> list[Piece]:
-    """Cut chunks that are longer than `longest` into equal pieces; all others are one piece.
+def cut_pieces(token_spans: Sequence[TokenSpan], token_count: int, longest: int) -> list[Piece]:
+    """Cut what is longer than `longest` into equal pieces; every other chunk or gap is one piece.
 
     Args:
         token_spans: One per chunk, none of them empty; may overlap.
+        token_count: Of the document.
         longest: Most tokens of a piece.
 
     Returns:
@@ -60,11 +65,23 @@ def cut_pieces(token_spans: Sequence[TokenSpan], longest: int) -> list[Piece]:
     if longest < 1:
         raise InputError(f"pieces of {longest} tokens; expected at least one. Make windows longer")
     pieces = []
-    for row, span in enumerate(token_spans):
+    gaps = [(NO_CHUNK, gap) for gap in _find_gaps(token_spans, token_count)]
+    for row, span in [*enumerate(token_spans), *gaps]:
         count = ceil(len(span) / longest)
         cuts = [span.start + len(span) * number // count for number in range(count + 1)]
         pieces += [Piece(row, start, end) for start, end in pairwise(cuts)]
     return sorted(pieces, key=lambda piece: (piece.start, piece.end, piece.row))
+
+
+def _find_gaps(token_spans: Sequence[TokenSpan], token_count: int) -> list[TokenSpan]:
+    """Stretches of the document that are in no chunk."""
+    gaps = []
+    reached = 0
+    for span in sorted(token_spans, key=lambda each: each.start):
+        if span.start > reached:
+            gaps.append(TokenSpan(reached, span.start))
+        reached = max(reached, span.end)
+    return [*gaps, TokenSpan(reached, token_count)] if reached < token_count else gaps
 
 
 def group_pieces(

@@ -74,6 +74,11 @@ class SharedLayers:
         self._embeddings = model.get_submodule("embeddings")
         self._lower, self._upper_alone, self._upper = layers[:count], layers[count:], list(upper)
 
+    @property
+    def upper_count(self) -> int:
+        """Layers that run twice, once for each reading."""
+        return len(self._upper)
+
     def encode(self, windows: Iterable[WindowTexts]) -> Iterator[list[TwoReadings]]:
         """Compute the states of the texts of windows, both ways.
 

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from rag_embed.chunk_windows import Piece, cut_pieces, group_pieces
+from rag_embed.chunk_windows import NO_CHUNK, Piece, cut_pieces, group_pieces
 from rag_embed.passes import NO_TOKENS, StateReader, TokenEncoder, WindowOptions, window_capacity
 from rag_embed.shared_layers import SharedLayers, TwoReadings, WindowTexts
 from rag_embed.spans import TokenSpan
@@ -38,7 +38,7 @@ class SharedReading:
         token_ids: The document.
         chunk_count: Of its chunks.
         dim: Size of a token state.
-        windows: Which pieces of chunks stand together.
+        windows: Which pieces of chunks, and of text between them, stand together.
         head_ids: A text of its own before the chunks of every window, with special tokens; empty for none.
         prefix_ids: Before the tokens of every piece, special tokens included.
         suffix_ids: Behind them.
@@ -81,6 +81,8 @@ class SharedReading:
         for window in self.windows:
             readings = next(states)[-len(window) :]
             for piece, reading in zip(window, readings, strict=True):
+                if piece.row == NO_CHUNK:
+                    continue
                 own = reading.in_context[first : len(reading.in_context) - behind]
                 if self.readers:
                     self.readers[piece.row].add(own, piece.start)
@@ -133,7 +135,7 @@ def make_shared_reading(
     room = window_capacity(encoder, options) + special
     if len(head_ids):
         room -= len(head_ids) + special
-    pieces = cut_pieces(token_spans, room - extra)
+    pieces = cut_pieces(token_spans, len(token_ids), room - extra)
     return SharedReading(
         token_ids,
         len(token_spans),

@@ -44,6 +44,7 @@ def name_vector_space(
     name = f"{profile.name}@{profile.weights_sha256[:8]}"
     if adapter is not None:
         content += [adapter.sha256, adapter.scale]
+        content += [adapter.shared_layers] * (adapter.shared_layers > 0)
         name += f"+{adapter.name}@{adapter.sha256[:8]}"
     named = "".join(f"-{options[name]}" for name in ("dtype", "engine") if name in options)
     digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

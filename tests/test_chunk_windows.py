@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rag_embed.chunk_windows import Piece, cut_pieces, find_anchors, group_pieces
+from rag_embed.chunk_windows import NO_CHUNK, Piece, cut_pieces, find_anchors, group_pieces
 from rag_embed.errors import InputError
 from rag_embed.spans import TokenSpan
 
@@ -25,7 +25,7 @@ spans_strategy = st.lists(
 
 @given(spans_strategy, st.integers(1, 70))
 def test_pieces_are_the_chunks_cut_evenly(spans: list[TokenSpan], longest: int) -> None:
-    pieces = cut_pieces(spans, longest)
+    pieces = cut_pieces(spans, 450, longest)
     assert [(piece.start, piece.end) for piece in pieces] == sorted((each.start, each.end) for each in pieces)
     for row, span in enumerate(spans):
         own = [piece for piece in pieces if piece.row == row]
@@ -34,11 +34,15 @@ def test_pieces_are_the_chunks_cut_evenly(spans: list[TokenSpan], longest: int) 
         )
         assert len(own) == -(-len(span) // longest)
         assert max(map(len, own)) - min(map(len, own)) <= 1
+    covered = {token for span in spans for token in range(span.start, span.end)}
+    between = [token for piece in pieces if piece.row == NO_CHUNK for token in range(piece.start, piece.end)]
+    assert between == [token for token in range(450) if token not in covered]
+    assert max(map(len, pieces)) <= longest
 
 
 def test_pieces_without_a_token_are_refused() -> None:
     with pytest.raises(InputError, match="pieces of 0 tokens; expected at least one"):
-        cut_pieces([TokenSpan(0, 3)], 0)
+        cut_pieces([TokenSpan(0, 3)], 3, 0)
 
 
 @given(spans_strategy, st.integers(20, 200), st.integers(0, 5), st.integers(0, 2**31))
@@ -46,7 +50,7 @@ def test_windows_hold_every_piece_once_and_are_not_too_long(
     spans: list[TokenSpan], capacity: int, extra: int, seed: int
 ) -> None:
     token_ids = np.random.default_rng(seed).integers(0, 50, 500)
-    pieces = cut_pieces(spans, capacity - extra)
+    pieces = cut_pieces(spans, 500, capacity - extra)
     windows = group_pieces(pieces, token_ids, capacity=capacity, extra=extra)
     assert [piece for window in windows for piece in window] == pieces
     assert all(window for window in windows)
@@ -89,7 +93,7 @@ def windows_of(chunks: Sequence[tuple[int, ...]]) -> set[tuple[tuple[int, ...], 
     token_ids = np.array([token for chunk in chunks for token in chunk])
     ends = np.cumsum([len(chunk) for chunk in chunks])
     spans = [TokenSpan(int(end) - len(chunk), int(end)) for end, chunk in zip(ends, chunks, strict=True)]
-    windows = group_pieces(cut_pieces(spans, 490), token_ids, capacity=500, extra=2)
+    windows = group_pieces(cut_pieces(spans, len(token_ids), 490), token_ids, capacity=500, extra=2)
     return {tuple(tuple(token_ids[p.start : p.end].tolist()) for p in window) for window in windows}
 
 
@@ -118,7 +122,7 @@ def test_windows_of_one_text_over_and_over() -> None:
     chunk = tuple(range(100))
     token_ids = np.array(chunk * 50)
     spans = [TokenSpan(100 * i, 100 * i + 100) for i in range(50)]
-    windows = group_pieces(cut_pieces(spans, 490), token_ids, capacity=500, extra=2)
+    windows = group_pieces(cut_pieces(spans, len(token_ids), 490), token_ids, capacity=500, extra=2)
     assert sum(map(len, windows)) == 50
     assert max(map(len, windows)) == 4
     assert len(windows) <= 14
@@ -126,7 +130,7 @@ def test_windows_of_one_text_over_and_over() -> None:
 
 def test_a_chunk_longer_than_a_window_is_alone_in_several() -> None:
     windows = group_pieces(
-        cut_pieces([TokenSpan(0, 10), TokenSpan(10, 260), TokenSpan(260, 270)], 98),
+        cut_pieces([TokenSpan(0, 10), TokenSpan(10, 260), TokenSpan(260, 270)], 270, 98),
         np.arange(270),
         capacity=100,
         extra=2,

@@ -31,7 +31,7 @@ TEXT = (
     "Berlin is the capital of Germany. The city has a river and many people. It grew in ten years. "
     "Paris is the capital of France. Its people speak French and cook well. The river there is the Seine. "
 )
-SENTENCES = [CharSpan(*match.span()) for match in re.finditer(r"[^ ][^.]*[.]", TEXT)][:5]
+SENTENCES = [CharSpan(*match.span()) for match in re.finditer(r"[^ ][^.]*[.]", TEXT)]
 
 
 @pytest.fixture(scope="module")
@@ -211,18 +211,27 @@ def test_kept_tokens_are_read_again_out_of_their_windows_alone(embedder: ChunkEm
     assert [len(each) for each in embedder.read_tokens(document, [3, 1])] == [len(tokens[3]), len(tokens[1])]
     with pytest.raises(EmptySpanError):
         embedder.read_tokens(
-            ChunkedText(TEXT + "\u200b", [*SENTENCES, CharSpan(len(TEXT), len(TEXT) + 1)]), [5]
+            ChunkedText(TEXT + "\u200b", [*SENTENCES, CharSpan(len(TEXT), len(TEXT) + 1)]), [6]
         )
+
+
+def test_text_between_chunks_is_context_too(embedder: ChunkEmbedder) -> None:
+    """The first sentence is in no chunk; what it says still decides about the second and nothing else."""
+    (found,) = embedder.embed_chunks(TEXT, SENTENCES[1:2])
+    (other,) = embedder.embed_chunks(TEXT.replace("Berlin", "Paris"), SENTENCES[1:2])
+    (alone,) = embedder.embed_chunks(TEXT[34:71], [CharSpan(0, 37)])
+    assert (found - other).abs().max() > 1e-3
+    assert (found - alone).abs().max() > 1e-2
 
 
 def test_a_chunk_without_tokens_is_embedded_alone(embedder: ChunkEmbedder) -> None:
     text = TEXT + "\u200b"
     spans = [*SENTENCES, CharSpan(len(TEXT), len(text))]
     found = embedder.embed_chunks(text, spans)
-    assert (found[:5] - embedder.embed_chunks(TEXT, SENTENCES)).abs().max() < 1e-6
-    assert (found[5] - embedder.embed_texts(["\u200b"])[0]).abs().max() < 1e-6
+    assert (found[:6] - embedder.embed_chunks(TEXT, SENTENCES)).abs().max() < 1e-6
+    assert (found[6] - embedder.embed_texts(["\u200b"])[0]).abs().max() < 1e-6
     only = embedder.embed_chunks("\u200b", [CharSpan(0, 1)])
-    assert (only[0] - found[5]).abs().max() < 1e-6
+    assert (only[0] - found[6]).abs().max() < 1e-6
 
 
 def test_queries_need_no_second_model(checkpoint: Path, adapter: Path) -> None:
