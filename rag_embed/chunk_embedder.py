@@ -216,7 +216,8 @@ class ChunkEmbedder:
         reading = make_document_windows(
             self.encoder, document, tokens, spans, recipe=self.recipe, readers=kept
         )
-        read_shared(layers, [reading.only(wanted)])
+        needed = reading.only(wanted)
+        needed.finish(layers.encode(needed.texts))
         return [kept[index].kept()[0] for index in wanted]
 
     def _embed_group(self, documents: Sequence[ChunkedText], with_tokens: bool) -> Iterator[Embedded]:

@@ -79,14 +79,15 @@ class SharedLayers:
         """Layers that run twice, once for each reading."""
         return len(self._upper)
 
-    def encode(self, windows: Iterable[WindowTexts]) -> Iterator[list[TwoReadings]]:
-        """Compute the states of the texts of windows, both ways.
-
-        On a CPU a window has the same bits in any company: long ones are passes of their own, short ones
-        share passes of one fixed length. Accelerators fill their passes, and last bits depend on company.
+    def encode(
+        self, windows: Iterable[WindowTexts], *, pass_tokens: int | None = None
+    ) -> Iterator[list[TwoReadings]]:
+        """Compute the states of the texts of windows, both ways, in passes of at most `batch_tokens`.
 
         Args:
-            windows: None with a text that is longer than the encoder reads. All are held.
+            windows: None with a text that is longer than the encoder reads. Read lazily.
+            pass_tokens: Makes every pass exactly so long, so that a window's states have the same bits in any
+                company (`Encoder.encode`).
 
         Yields:
             For each window, in order, the two readings of each of its texts.
@@ -94,38 +95,21 @@ class SharedLayers:
         Raises:
             NonFiniteError: A state is NaN or infinite.
         """
-        windows = list(windows)
-        encoder = self.encoder
-        if encoder.batches_documents:
-            yield from self._encode_in_batches(windows, encoder.batch_tokens, fills=False)
-            return
-        shared_tokens = encoder.shared_pass_tokens
-        is_short = [sum(map(len, window)) <= shared_tokens // 4 for window in windows]
-        together = self._encode_in_batches(
-            [window for window, short in zip(windows, is_short, strict=True) if short],
-            shared_tokens,
-            fills=True,
-        )
-        for window, short in zip(windows, is_short, strict=True):
-            yield next(together) if short else self._encode([window])[0]
-
-    def _encode_in_batches(
-        self, windows: Iterable[WindowTexts], limit: int, *, fills: bool
-    ) -> Iterator[list[TwoReadings]]:
+        limit = pass_tokens or self.encoder.batch_tokens
         batch: list[WindowTexts] = []
         size = 0
         for window in windows:
             length = sum(map(len, window))
             if batch and size + length > limit:
-                yield from self._encode(batch, limit - size if fills else 0)
+                yield from self._encode(batch, (pass_tokens or size) - size)
                 batch, size = [], 0
             batch.append(window)
             size += length
         if batch:
-            yield from self._encode(batch, limit - size if fills else 0)
+            yield from self._encode(batch, (pass_tokens or size) - size)
 
     @torch.inference_mode()
-    def _encode(self, windows: Sequence[WindowTexts], filler_tokens: int = 0) -> list[list[TwoReadings]]:
+    def _encode(self, windows: Sequence[WindowTexts], filler_tokens: int) -> list[list[TwoReadings]]:
         filled = [*windows, *([filler] for filler in fill_pass(filler_tokens))]
         with self.encoder.computing():
             self.forward_count += 1

@@ -149,9 +149,24 @@ def make_shared_reading(
 
 
 def read_shared(layers: SharedLayers, readings: Sequence[SharedReading]) -> list[Halves]:
-    """Send readings through the encoder; a document's halves do not depend on its company (`encode`)."""
-    states = layers.encode(chain.from_iterable(reading.texts for reading in readings))
-    return [reading.finish(states) for reading in readings]
+    """Send readings through the encoder, with the same bits for each as if it were the only one.
+
+    Which share passes of one fixed length, and where the promise ends, is as in `passes.read_all`.
+    """
+    if layers.encoder.batches_documents:
+        states = layers.encode(chain.from_iterable(reading.texts for reading in readings))
+        return [reading.finish(states) for reading in readings]
+    shared_tokens = layers.encoder.shared_pass_tokens
+    sizes = [sum(len(text) for window in reading.texts for text in window) for reading in readings]
+    is_short = [size <= shared_tokens // 4 for size in sizes]
+    together = [reading for reading, short in zip(readings, is_short, strict=True) if short]
+    states = layers.encode(
+        chain.from_iterable(reading.texts for reading in together), pass_tokens=shared_tokens
+    )
+    return [
+        reading.finish(states if short else layers.encode(reading.texts))
+        for reading, short in zip(readings, is_short, strict=True)
+    ]
 
 
 def _surround(encoder: TokenEncoder, ids: Int[np.ndarray, " _"]) -> Int[np.ndarray, " _"]:

@@ -130,10 +130,10 @@ def test_vectors_equal_the_arithmetic(embedder: ChunkEmbedder, checkpoint: Path,
     seen: list[list[list[int]]] = []
     encode = layers.encode
 
-    def spy(windows):  # type: ignore[no-untyped-def]
+    def spy(windows, **options):  # type: ignore[no-untyped-def]
         windows = [list(window) for window in windows]
         seen.extend([[text.tolist() for text in window] for window in windows])
-        return encode(windows)
+        return encode(windows, **options)
 
     layers.encode = spy  # type: ignore[method-assign]
     try:
