@@ -51,9 +51,7 @@ class SharedLayers:
         upper: Layers that read windows, in the place of as many of the encoder's; it shares those below.
 
     Attributes:
-        encoder: As given.
-        forward_count: Passes since it was made.
-        token_count: Tokens in them, special tokens included.
+        encoder: As given; it counts the passes too, and each token once.
 
     Raises:
         UnsupportedModelError: The encoder is not built like BERT, or has no layer below these.
@@ -61,8 +59,6 @@ class SharedLayers:
 
     def __init__(self, encoder: Encoder, upper: Sequence[torch.nn.Module]) -> None:
         self.encoder = encoder
-        self.forward_count = 0
-        self.token_count = 0
         model = encoder.trainable_model()
         layers = layers_of(model, name=encoder.profile.name)
         if not 0 < len(upper) < len(layers):
@@ -112,8 +108,8 @@ class SharedLayers:
     def _encode(self, windows: Sequence[WindowTexts], filler_tokens: int) -> list[list[TwoReadings]]:
         filled = [*windows, *([filler] for filler in fill_pass(filler_tokens))]
         with self.encoder.computing():
-            self.forward_count += 1
-            self.token_count += sum(len(text) for window in filled for text in window)
+            self.encoder.forward_count += 1
+            self.encoder.token_count += sum(len(text) for window in filled for text in window)
             readings = self.forward(filled)
         self.encoder.refuse_non_finite(
             [each for window in readings for text in window for each in (text.alone, text.in_context)]

@@ -84,7 +84,11 @@ def test_without_arguments_it_is_the_default_of_the_index() -> None:
     model, embedder = ContextualEmbedding(), load_embedder()
     assert embedder.recipe == replace(model.recipe)
     assert embedder.recipe.fingerprint() == model.fingerprint()
-    assert embedder.context_encoder is model.context_encoder is not model.encoder
+    assert embedder.shared_layers is model.embedder.shared_layers is not None
+    assert embedder.context_encoder is model.context_encoder is model.encoder
+    late = ContextualEmbedding(strategy="late")
+    assert late.embedder.shared_layers is None
+    assert late.context_encoder is not late.encoder is model.encoder
 
 
 def test_a_chunk_without_a_token_is_embedded_alone(

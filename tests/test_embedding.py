@@ -612,12 +612,14 @@ def test_a_blend_mixes_headed_windows_with_bare_chunks(tiny_folder: Path) -> Non
         return np.array([node.embedding for node in nodes])
 
     both = {"title", "page"}
-    mixed = 0.3 * vectors(both, strategy="late") + 0.7 * vectors({"page"}, strategy="isolated")
-    mixed /= np.linalg.norm(mixed, axis=1, keepdims=True)
+
+    def mix(late: np.ndarray, isolated: np.ndarray) -> list[reference.Vector]:
+        return reference.blend(late.tolist(), isolated.tolist(), 0.3)
+
+    mixed = mix(vectors(both, strategy="late"), vectors({"page"}, strategy="isolated"))
     np.testing.assert_allclose(vectors(both, strategy="blend", alpha=0.3), mixed, atol=1e-6)
 
-    unheaded = 0.3 * vectors(set(), strategy="late") + 0.7 * vectors(both, strategy="isolated")
-    unheaded /= np.linalg.norm(unheaded, axis=1, keepdims=True)
+    unheaded = mix(vectors(set(), strategy="late"), vectors(both, strategy="isolated"))
     np.testing.assert_allclose(vectors(both, alpha=0.3, head="none"), unheaded, atol=1e-6)
 
 

@@ -286,12 +286,12 @@ def test_windows_ask_the_server_of_merged_weights(minilm: Encoder, tmp_path: Pat
     from rag_embed.loading import load_encoder
     from rag_embed.recipe import Recipe
 
-    written = export_checkpoints(Recipe(), tmp_path / "served")
+    written = export_checkpoints(Recipe(engine="vllm"), tmp_path / "served")
     assert written.context is not None
     base, context = (
         load_encoder(folder, device="cpu", dtype="float32") for folder in (written.base, written.context)
     )
-    local = ContextualEmbedding(device="cpu", dtype="float32")
+    local = ContextualEmbedding(device="cpu", dtype="float32", adapter="minilm-context")
     parser = LateChunkingNodeParser(node_parser=SentenceSplitter(chunk_size=40, chunk_overlap=0))
     document = Document(text=TEXT[:600], id_="d")
     with serving(base) as one, serving(context) as two:

@@ -200,14 +200,14 @@ def test_kept_tokens_are_read_again_out_of_their_windows_alone(embedder: ChunkEm
     assert torch.equal(vectors, next(embedder.embed_documents([document])))
     layers = embedder.shared_layers
     assert layers is not None
-    before = layers.token_count
+    before = layers.encoder.token_count
     embedder.embed_chunks(TEXT, SENTENCES)
-    whole = layers.token_count - before
+    whole = layers.encoder.token_count - before
     for row in range(len(SENTENCES)):
-        before = layers.token_count
+        before = layers.encoder.token_count
         (found,) = embedder.read_tokens(document, [row])
         assert np.array_equal(found, tokens[row])
-        assert layers.token_count - before <= whole
+        assert layers.encoder.token_count - before <= whole
     assert [len(each) for each in embedder.read_tokens(document, [3, 1])] == [len(tokens[3]), len(tokens[1])]
     with pytest.raises(EmptySpanError):
         embedder.read_tokens(
