@@ -249,7 +249,6 @@ TABLES: Mapping[str, tuple[str, Callable[[Result], str]]] = {
     "late_interaction": ("late_interaction", quality.late_interaction),
     "filters": ("filters", quality.filters),
     "split_layers": ("split_layers", quality.split_layers),
-    "blends": ("blends", quality.blends),
     "migration": ("migration", quality.migration),
     "quotes": ("quotes", quality.quotes),
     "chat": ("chat", chat),
