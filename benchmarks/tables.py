@@ -248,6 +248,7 @@ TABLES: Mapping[str, tuple[str, Callable[[Result], str]]] = {
     "token_forms": ("token_forms", token_forms),
     "late_interaction": ("late_interaction", quality.late_interaction),
     "filters": ("filters", quality.filters),
+    "blends": ("blends", quality.blends),
     "split_layers": ("split_layers", quality.split_layers),
     "migration": ("migration", quality.migration),
     "quotes": ("quotes", quality.quotes),
