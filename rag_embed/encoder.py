@@ -23,7 +23,7 @@ from rag_embed.checkpoint import load_checkpoint
 from rag_embed.devices import pick_batch_tokens
 from rag_embed.errors import ContextOverflowError, NonFiniteError, UnsupportedModelError
 from rag_embed.guards import Guard, check_dtype
-from rag_embed.packed_attention import fill_pass
+from rag_embed.packed_attention import fill_pass, group_passes
 from rag_embed.profiles import Profile
 from rag_embed.tokens import Tokens
 
@@ -163,22 +163,18 @@ class Encoder:
         """
         prefix, suffix = (self.prefix_ids, self.suffix_ids) if adds_special_tokens else ([], [])
         capacity = self.max_tokens - len(prefix) - len(suffix)
-        limit = pass_tokens or self.batch_tokens
-        batch: list[Int[np.ndarray, " _"]] = []
-        size = 0
-        for ids in sequences:
-            if len(ids) > capacity:
-                raise ContextOverflowError(
-                    f"{len(ids)} tokens in one sequence; {self.profile.name} reads at most {capacity} at "
-                    "once. Split the text into windows first"
-                )
-            full = np.concatenate([prefix, ids, suffix]).astype(np.int64)
-            if batch and size + len(full) > limit:
-                yield from self._forward(batch, (pass_tokens or size) - size, unseen_tokens)
-                batch, size = [], 0
-            batch.append(full)
-            size += len(full)
-        if batch:
+
+        def complete() -> Iterator[tuple[Int[np.ndarray, " _"], int]]:
+            for ids in sequences:
+                if len(ids) > capacity:
+                    raise ContextOverflowError(
+                        f"{len(ids)} tokens in one sequence; {self.profile.name} reads at most {capacity} at "
+                        "once. Split the text into windows first"
+                    )
+                full = np.concatenate([prefix, ids, suffix]).astype(np.int64)
+                yield full, len(full)
+
+        for batch, size in group_passes(complete(), pass_tokens or self.batch_tokens):
             yield from self._forward(batch, (pass_tokens or size) - size, unseen_tokens)
 
     @torch.inference_mode()

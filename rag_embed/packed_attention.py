@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from transformers.modeling_utils import AttentionInterface
 PACKED_ATTENTION = "rag_embed_packed"
 """The name under which transformers' models find it."""
 _FILLER_TOKENS = 32
+_Item = TypeVar("_Item")
 
 
 def attend_within_texts(
@@ -50,6 +52,24 @@ def attend_within_texts(
         )
         attended.append(result.transpose(1, 2).flatten(0, 1))
     return torch.cat(attended)[None], None
+
+
+def group_passes(items: Iterable[tuple[_Item, int]], limit: int) -> Iterator[tuple[list[_Item], int]]:
+    """Group items, each with its tokens, into passes of at most `limit` tokens; a longer one is a pass.
+
+    Yields:
+        Items in order, and how many tokens they have together.
+    """
+    batch: list[_Item] = []
+    size = 0
+    for item, length in items:
+        if batch and size + length > limit:
+            yield batch, size
+            batch, size = [], 0
+        batch.append(item)
+        size += length
+    if batch:
+        yield batch, size
 
 
 def fill_pass(token_count: int) -> list[Int[np.ndarray, " _"]]:

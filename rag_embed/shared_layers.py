@@ -23,7 +23,7 @@ from torch import Tensor
 from rag_embed.adapter import Adapter, merge_adapter
 from rag_embed.encoder import Encoder
 from rag_embed.errors import UnsupportedModelError
-from rag_embed.packed_attention import fill_pass
+from rag_embed.packed_attention import fill_pass, group_passes
 
 TokenIds: TypeAlias = Int[np.ndarray, " _"]
 WindowTexts: TypeAlias = Sequence[TokenIds]
@@ -91,17 +91,8 @@ class SharedLayers:
         Raises:
             NonFiniteError: A state is NaN or infinite.
         """
-        limit = pass_tokens or self.encoder.batch_tokens
-        batch: list[WindowTexts] = []
-        size = 0
-        for window in windows:
-            length = sum(map(len, window))
-            if batch and size + length > limit:
-                yield from self._encode(batch, (pass_tokens or size) - size)
-                batch, size = [], 0
-            batch.append(window)
-            size += length
-        if batch:
+        sized = ((window, sum(map(len, window))) for window in windows)
+        for batch, size in group_passes(sized, pass_tokens or self.encoder.batch_tokens):
             yield from self._encode(batch, (pass_tokens or size) - size)
 
     @torch.inference_mode()
