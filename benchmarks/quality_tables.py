@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from benchmarks.markdown import format_interval, make_table
@@ -91,18 +91,13 @@ def hybrid_gains(result: Result) -> str:
 
 
 def late_interaction(result: Result) -> str:
-    """What late interaction adds to each first stage, by what is kept and how query tokens count.
-
-    The interval of the mean is that of independent sets: the root of the squares of their half-widths.
-    """
+    """What late interaction adds to each first stage, by what is kept and how query tokens count."""
     sets = list(result["results"].values())
     rows = []
     for place, row in enumerate(sets[0]["rows"]):
         if row["form"] == "none":
             continue
         gains = [entry["rows"][place]["gain"] for entry in sets]
-        mean = sum(gain[0] for gain in gains) / len(gains)
-        half = sum(((gain[2] - gain[1]) / 2) ** 2 for gain in gains) ** 0.5 / len(gains)
         size = sum(entry["vectors per chunk"][row["form"]] for entry in sets) / len(sets)
         rows.append(
             [
@@ -110,12 +105,19 @@ def late_interaction(result: Result) -> str:
                 row["form"],
                 row["query"],
                 f"{size:.0f}",
-                format_interval((mean, mean - half, mean + half), 2, is_signed=True),
+                format_interval(mean_gain(gains), 2, is_signed=True),
                 *(f"{gain[0]:+.1f}" for gain in gains),
             ]
         )
     header = ["behind", "kept", "query tokens count", "vectors per chunk", "mean", *result["results"]]
     return make_table(header, rows)
+
+
+def mean_gain(gains: Sequence[Sequence[float]]) -> tuple[float, float, float]:
+    """Mean and interval over independent sets: the root of the squares of their half-widths."""
+    mean = sum(gain[0] for gain in gains) / len(gains)
+    half = sum(((gain[2] - gain[1]) / 2) ** 2 for gain in gains) ** 0.5 / len(gains)
+    return mean, mean - half, mean + half
 
 
 def seeds(result: Result) -> str:
@@ -132,80 +134,6 @@ def seeds(result: Result) -> str:
         gains = [_difference(found[arm], "isolated") for arm in names]
         rows.append([name, f"{found['isolated']['nDCG@10']:.3f}", *gains])
     return make_table(["nDCG@10", "isolated", "default (seed 0)", *names[1:]], rows)
-
-
-def split_layers(result: Result) -> str:
-    """nDCG@10 in points of chunks that are read apart up to a layer and together from there on."""
-    sets = result["results"]
-    arms = [row["arm"] for row in next(iter(sets.values()))["rows"]]
-    rows = []
-    for arm in arms:
-        found = [100 * next(row["nDCG@10"] for row in e["rows"] if row["arm"] == arm) for e in sets.values()]
-        rows.append([arm, *(f"{value:.1f}" for value in found), f"{sum(found) / len(found):.1f}"])
-    return make_table(["nDCG@10", *sets, "mean"], rows)
-
-
-def blends(result: Result) -> str:
-    """nDCG@10 in points of mixtures, their mean, and the largest loss against isolated chunks."""
-    sets = result["results"]
-    arms = [row["arm"] for row in next(iter(sets.values()))["rows"]]
-    found = {
-        arm: [100 * next(row["nDCG@10"] for row in e["rows"] if row["arm"] == arm) for e in sets.values()]
-        for arm in arms
-    }
-    rows = []
-    for arm, values in found.items():
-        worst = min(value - base for value, base in zip(values, found["isolated"], strict=True))
-        mean = sum(values) / len(values)
-        rows.append([arm, *(f"{value:.1f}" for value in values), f"{mean:.1f}", f"{worst:+.1f}"])
-    return make_table(["nDCG@10", *sets, "mean", "worst against isolated"], rows)
-
-
-def filters(result: Result) -> str:
-    """Shares of right and wrong pairs that the filters keep."""
-    header = ["kept", "questions", "right pairs, consistency", "wrong pairs, consistency", "right, language"]
-    rows = [
-        [name, f"{entry['questions']:,.0f}", *(f"{entry[key]:.1%}" for key in list(entry)[1:])]
-        for name, entry in result["results"].items()
-    ]
-    return make_table(header, rows)
-
-
-def filter_ablation(result: Result) -> str:
-    """Adapters trained on right, partly wrong and filtered pairs."""
-    results = result["results"]
-    sets = [name for name, entry in results.items() if isinstance(entry, dict)]
-    rows = []
-    for arm in results[sets[0]]["rows"]:
-        cells = []
-        for name in sets:
-            row = results[name]["rows"][arm]
-            gain = row["over a third wrong"]
-            cells += [f"{row['nDCG@10']:.3f}", format_interval(gain, 3, is_signed=True) if gain else "–"]
-        rows.append([arm, *cells])
-    header = ["trained on", *(cell for name in sets for cell in (name, "over a third wrong"))]
-    kept = f"The filter kept {results['kept']} of {results['kept'] + results['dropped']} pairs."
-    return f"{make_table(header, rows)}\n\n{kept}"
-
-
-def adaptation(result: Result) -> str:
-    """What the command advised, and what people's queries say."""
-    header = ["", "documents", "held out", "by proxies", "advice", "queries", "isolated", "before", "gain"]
-    rows = [
-        [
-            name,
-            entry["documents"],
-            entry["held_out"],
-            format_interval(entry["proxy_gain"], 3, is_signed=True),
-            "use" if entry["is_recommended"] else "keep",
-            entry["queries"],
-            f"{entry['means']['isolated']:.3f}",
-            f"{entry['means']['before']:.3f}",
-            format_interval(entry["gain"], 3, is_signed=True),
-        ]
-        for name, entry in result["results"].items()
-    ]
-    return make_table(header, rows)
 
 
 def negation(result: Result) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from benchmarks import quality_tables as quality
+from benchmarks import training_tables as training
 from benchmarks.markdown import format_interval, format_ratio, make_table
 
 Result = Mapping[str, Any]
@@ -238,8 +239,8 @@ TABLES: Mapping[str, tuple[str, Callable[[Result], str]]] = {
     "context": ("context", quality.context),
     "context_arms": ("context", quality.context_arms),
     "seeds": ("context", quality.seeds),
-    "adaptation": ("adaptation", quality.adaptation),
-    "filter_ablation": ("filter_ablation", quality.filter_ablation),
+    "adaptation": ("adaptation", training.adaptation),
+    "filter_ablation": ("filter_ablation", training.filter_ablation),
     "mteb_agreement": ("mteb_agreement", quality.mteb_agreement),
     "precision": ("precision", quality.precision),
     "short_documents": ("short_documents", short_documents),
@@ -247,9 +248,10 @@ TABLES: Mapping[str, tuple[str, Callable[[Result], str]]] = {
     "leg_queries": ("legs", leg_queries),
     "token_forms": ("token_forms", token_forms),
     "late_interaction": ("late_interaction", quality.late_interaction),
-    "filters": ("filters", quality.filters),
-    "blends": ("blends", quality.blends),
-    "split_layers": ("split_layers", quality.split_layers),
+    "query_adapter": ("query_adapter", training.query_adapter),
+    "filters": ("filters", training.filters),
+    "blends": ("blends", training.blends),
+    "split_layers": ("split_layers", training.split_layers),
     "migration": ("migration", quality.migration),
     "quotes": ("quotes", quality.quotes),
     "chat": ("chat", chat),

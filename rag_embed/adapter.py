@@ -38,7 +38,7 @@ _PLAIN = {
 _LARGEST_CHANGE = 1000.0
 """How many times the size of a weight an adapter may be; trained ones are smaller than the weight itself."""
 _SHIPPED = "adapters"
-_PEFT_PREFIX = "base_model.model."
+PEFT_PREFIX = "base_model.model."
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +170,7 @@ def merge_adapter(model: torch.nn.Module, adapter: Adapter, *, weights_sha256: s
     for layer in sorted(layers):
         low, high = tensors[f"{layer}.lora_A.weight"].float(), tensors[f"{layer}.lora_B.weight"].float()
         try:
-            _merge_layer(model, layer.removeprefix(_PEFT_PREFIX), adapter, low, high)
+            _merge_layer(model, layer.removeprefix(PEFT_PREFIX), adapter, low, high)
         except (AttributeError, ValueError) as error:
             raise UnsupportedModelError(
                 f"adapter {adapter.name!r} does not fit the model at {layer!r}: {error}. It is damaged, or "

@@ -41,6 +41,7 @@ from rag_embed.shared_reading import read_shared
 from rag_embed.spans import CharSpan, align_tokens
 from rag_embed.tokens import Tokens
 from rag_embed.vector_form import form_vectors
+from rag_embed.window_cache import WindowCache
 
 Embedded: TypeAlias = tuple[Float[Tensor, "chunks form_dim"], list[KeptTokens | None]]
 """Vectors of a document's chunks, and what is kept of their token states."""
@@ -59,6 +60,7 @@ class ChunkEmbedder:
         load_context_encoder: Loads what reads windows, at its first use: who only asks never needs it.
         token_form: What `embed_with_tokens` keeps of token states.
         load_shared_layers: Loads what reads chunks both ways in one pass, where the recipe says so.
+        window_cache: Where that finds the windows that it has read before.
     """
 
     recipe: Recipe
@@ -66,6 +68,7 @@ class ChunkEmbedder:
     load_context_encoder: Callable[[], TokenEncoder]
     token_form: TokenForm = DEFAULT_FORM
     load_shared_layers: Callable[[], SharedLayers] | None = None
+    window_cache: WindowCache | None = None
 
     @cached_property
     def context_encoder(self) -> TokenEncoder:
@@ -233,7 +236,11 @@ class ChunkEmbedder:
         """Embed documents whose chunks are read alone and in their window in one pass."""
         recipe = self.recipe
         prepared = prepare_shared(self.encoder, documents, recipe, form)
-        halves = read_shared(layers, [reading for reading, _ in prepared])
+        readings = [reading for reading, _ in prepared]
+        if self.window_cache is None:
+            halves = read_shared(layers, readings)
+        else:
+            halves = [self.window_cache.read(layers, reading) for reading in readings]
         for document, (reading, rows), half in zip(documents, prepared, halves, strict=True):
             vectors = torch.empty(len(document.spans), recipe.dim or self.encoder.dim)
             tokens: list[KeptTokens | None] = [None] * len(document.spans)

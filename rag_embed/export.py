@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -18,6 +19,7 @@ from rag_embed.adapter import Adapter, merge_adapter
 from rag_embed.checkpoint import load_checkpoint
 from rag_embed.errors import InputError, UnsupportedModelError
 from rag_embed.profiles import Profile
+from rag_embed.profiles.files import read_json
 from rag_embed.recipe import Recipe
 
 BASE = "base"
@@ -110,6 +112,20 @@ def _copy(profile: Profile, target: Path) -> None:
         for pattern in _COPIED_OF_MODULES:
             for path in sorted(module.glob(pattern)):
                 shutil.copyfile(path, target / module.name / path.name)
+    _declare_length(profile, target)
+
+
+def _declare_length(profile: Profile, target: Path) -> None:
+    """Declare all that the model can read: vLLM refuses what is longer than `max_seq_length`.
+
+    all-MiniLM-L6-v2 declares 256 tokens and has 512 positions, which windows fill.
+    """
+    path = target / "sentence_bert_config.json"
+    settings = read_json(path, default={})
+    if "max_seq_length" in settings:
+        path.write_text(
+            json.dumps({**settings, "max_seq_length": profile.max_tokens}, indent=2), encoding="utf-8"
+        )
 
 
 def _merge(profile: Profile, adapter: Adapter, target: Path) -> None:

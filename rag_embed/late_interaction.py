@@ -43,6 +43,9 @@ class SpanTokens:
         form: What is kept.
         is_scored: Whether each token of the document is compared; None if all are. Those that are not are
             left out, but for a chunk that has no others.
+
+    Attributes:
+        form: As given.
     """
 
     def __init__(
@@ -52,7 +55,7 @@ class SpanTokens:
         is_scored: Bool[np.ndarray, " tokens"] | None = None,
     ) -> None:
         self._spans = token_spans
-        self._form = form
+        self.form = form
         self._is_scored = is_scored
         self._open: dict[int, list[Float[Tensor, "_ dim"]]] = {}
         self._done: dict[int, Tensor] = {}
@@ -73,13 +76,18 @@ class SpanTokens:
             if span.end <= end:
                 states_of_chunk = torch.cat(self._open.pop(index))
                 if len(states_of_chunk) == len(span):
-                    self._done[index] = self._form.keep(self._select(states_of_chunk, span))
+                    self._done[index] = self.form.keep(self._select(states_of_chunk, span))
 
     def _select(self, states: Float[Tensor, "tokens dim"], span: TokenSpan) -> Float[Tensor, "_ dim"]:
         if self._is_scored is None:
             return states
         scored = np.flatnonzero(self._is_scored[span.start : span.end])
         return states[torch.from_numpy(scored).to(states.device)] if len(scored) else states
+
+    def restore(self, index: int, kept: KeptTokens) -> None:
+        """Take what was kept of a chunk in an earlier run, instead of its states."""
+        self._pending.remove(index)
+        self._done[index] = torch.from_numpy(kept)
 
     def kept(self) -> list[KeptTokens]:
         """What is kept of each chunk, in the given order.

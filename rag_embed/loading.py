@@ -26,6 +26,7 @@ from rag_embed.recipe import Recipe
 from rag_embed.served import Server
 from rag_embed.served.loading import connect_encoder
 from rag_embed.shared_layers import SharedLayers, share_layers
+from rag_embed.window_cache import WindowCache
 
 logger = logging.getLogger(__name__)
 
@@ -128,6 +129,7 @@ def load_embedder(
     insist: Collection[Guard] = (),
     token_form: TokenForm | None = None,
     server: Server | None = None,
+    window_cache: Path | None = None,
 ) -> ChunkEmbedder:
     """Load what a recipe needs, or take what this process has loaded already.
 
@@ -139,9 +141,12 @@ def load_embedder(
         token_form: What is kept of token states, where they are asked for.
         server: What computes token states instead of this process; by the recipe's engine. With an adapter in
             the recipe it must name a server of the merged weights too, which is asked for at once.
+        window_cache: File in which windows are kept that were read, so that an edited document costs what was
+            edited (`rag_embed.window_cache`).
 
     Raises:
-        InputError: Recipe and server name different engines, or the merged weights are served nowhere.
+        InputError: Recipe and server name different engines, or the merged weights are served nowhere; or
+            windows are to be kept of a recipe that does not cut them by content.
         MissingExtraError: The embedded model is not installed.
         EncoderUnavailableError: The server does not answer, or does not let us in.
         EncoderAnswerError: It gives other token states than the local weights.
@@ -158,6 +163,12 @@ def load_embedder(
         raise InputError(
             f"adapter {recipe.adapter!r} shares layers between two readings of a chunk, which a server of "
             "token states cannot; use an adapter of the whole encoder, or none, or no server"
+        )
+    if window_cache is not None and not recipe.shares_layers:
+        raise InputError(
+            f"window_cache is {str(window_cache)!r} and strategy {recipe.strategy!r} with adapter "
+            f"{recipe.adapter!r}, whose windows are counted from the start of a document and all change "
+            "behind an insertion; expected an adapter that shares layers. Leave window_cache out"
         )
     if server is not None:
         connect = partial(
@@ -188,7 +199,9 @@ def load_embedder(
     encoder = load()
     if located is not None and recipe.shares_layers:
         load_shared = partial(_load_shared_layers, encoder, located)
-        return ChunkEmbedder(recipe, encoder, lambda: encoder, token_form or DEFAULT_FORM, load_shared)
+        space = f"{recipe.fingerprint()} {encoder.dtype} {encoder.device.type} torch {torch.__version__}"
+        cache = WindowCache(window_cache, space=space) if window_cache else None
+        return ChunkEmbedder(recipe, encoder, lambda: encoder, token_form or DEFAULT_FORM, load_shared, cache)
     load_context_encoder = partial(load, located.folder if located else None)
     return ChunkEmbedder(recipe, encoder, load_context_encoder, token_form or DEFAULT_FORM)
 

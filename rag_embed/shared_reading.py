@@ -19,7 +19,7 @@ from rag_embed.spans import TokenSpan
 
 @dataclass(frozen=True, slots=True)
 class Halves:
-    """Mean states of a document's chunks, a row per chunk, float32, not normalised.
+    """Mean states of chunks, or of their pieces in one window, a row each, float32, not normalised.
 
     Attributes:
         alone: Each by itself, over special tokens and prefix too, as the encoder was trained.
@@ -69,33 +69,43 @@ class SharedReading:
         return replace(self, windows=needed)
 
     def finish(self, states: Iterator[Sequence[TwoReadings]]) -> Halves:
-        """Take the states of the own windows off the stream and average them, chunk by chunk.
+        """Take the states of the own windows off the stream and average them, chunk by chunk."""
+        return self.join([self.pool(window, next(states)) for window in self.windows])
 
-        A chunk of several pieces has the mean of their means, by their own tokens.
-        """
-        rows: list[int] = []
-        sizes: list[int] = []
+    def pool(self, window: Sequence[Piece], readings: Sequence[TwoReadings]) -> Halves:
+        """Average the states of a window, piece by piece, text between chunks left out."""
         alone: list[Float[Tensor, " dim"]] = []
         in_context: list[Float[Tensor, " dim"]] = []
         first, behind = len(self.prefix_ids), len(self.suffix_ids)
-        for window in self.windows:
-            readings = next(states)[-len(window) :]
-            for piece, reading in zip(window, readings, strict=True):
-                if piece.row == NO_CHUNK:
-                    continue
-                own = reading.in_context[first : len(reading.in_context) - behind]
-                if self.readers:
-                    self.readers[piece.row].add(own, piece.start)
-                rows.append(piece.row)
-                sizes.append(len(piece))
-                alone.append(reading.alone.float().mean(dim=0))
-                in_context.append(own.float().mean(dim=0))
-        return Halves(self._average(alone, rows, sizes), self._average(in_context, rows, sizes))
+        for piece, reading in zip(window, readings[-len(window) :], strict=True):
+            if piece.row == NO_CHUNK:
+                continue
+            own = reading.in_context[first : len(reading.in_context) - behind]
+            if self.readers:
+                self.readers[piece.row].add(own, piece.start)
+            alone.append(reading.alone.float().mean(dim=0))
+            in_context.append(own.float().mean(dim=0))
+        if not alone:
+            nothing = readings[0].alone.new_empty(0, self.dim, dtype=torch.float32)
+            return Halves(nothing, nothing)
+        return Halves(torch.stack(alone), torch.stack(in_context))
+
+    def join(self, pooled: Sequence[Halves]) -> Halves:
+        """Put the pieces of all windows together.
+
+        A chunk of several pieces has the mean of their means, by their own tokens.
+        """
+        pieces = [piece for window in self.windows for piece in window if piece.row != NO_CHUNK]
+        rows, sizes = [piece.row for piece in pieces], [len(piece) for piece in pieces]
+        return Halves(
+            self._average([halves.alone for halves in pooled], rows, sizes),
+            self._average([halves.in_context for halves in pooled], rows, sizes),
+        )
 
     def _average(
-        self, means: Sequence[Float[Tensor, " dim"]], rows: Sequence[int], sizes: Sequence[int]
+        self, means: Sequence[Float[Tensor, "_ dim"]], rows: Sequence[int], sizes: Sequence[int]
     ) -> Float[Tensor, "chunks dim"]:
-        of_pieces = torch.stack(list(means)).cpu() if means else torch.empty(0, self.dim)
+        of_pieces = torch.cat(list(means)).cpu() if means else torch.empty(0, self.dim)
         if list(rows) == list(range(self.chunk_count)):  # whole chunks in reading order
             return of_pieces
         weights = torch.tensor(sizes, dtype=torch.float32)

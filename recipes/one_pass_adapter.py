@@ -14,13 +14,14 @@ from pathlib import Path
 
 from corpora.asking import ask
 from corpora.fetch import DEBIAN
+from corpora.sources import Source, read_sources
 from corpora.texts import read_licences, read_manuals, read_profiles, read_speeches
 from rag_embed.adapter import locate_adapter
 from rag_embed.training.documents import TrainingDocument
 from rag_embed.training.filters import drop_foreign
 from rag_embed.training.losses import LossOptions
 from rag_embed.training.trainer import TrainingOptions, train_adapter
-from recipes.context_adapter import Source, print_step, read_sources
+from recipes.context_adapter import print_step
 
 START = "minilm-context"
 PAGES_PER_PACKAGE = 40

@@ -1,8 +1,10 @@
 """Train the shipped adapter of the dense default: `python -m recipes.shared_adapter --out folder`.
 
 It changes the two upper layers of six, and chunks are read alone and in their window in one pass
-(`rag_embed.shared_layers`). The texts are those of `recipes.context_adapter`. What was tried beside these
-options is in docs/decisions/one-pass.md.
+(`rag_embed.shared_layers`). It is the mean of two that are trained apart: in one an answer has to win against
+its neighbours and other documents, in the other against chunks from all over its document too. The first is
+better where a chunk says enough by itself, the second where a document has many chunks alike. The texts are
+those of `corpora.sources`. What was tried beside these options is in docs/decisions/one-pass.md.
 """
 
 from __future__ import annotations
@@ -12,11 +14,14 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
+from corpora.sources import read_sources
+from rag_embed.adapter import locate_adapter
+from rag_embed.training.averaging import average_adapters
 from rag_embed.training.losses import LossOptions
 from rag_embed.training.trainer import TrainingOptions, train_adapter
-from recipes.context_adapter import print_step, read_sources
+from recipes.context_adapter import print_step
 
-OPTIONS = TrainingOptions(
+AMONG_NEIGHBOURS = TrainingOptions(
     rank=32,
     steps=120,
     windows_per_step=12,
@@ -25,11 +30,18 @@ OPTIONS = TrainingOptions(
     check_every=30,
     loss=LossOptions(in_sequence=0.75, hold=0.2),
 )
+IN_THE_DOCUMENT = replace(
+    AMONG_NEIGHBOURS,
+    window_tokens=768,
+    windows_per_document=3,
+    loss=LossOptions(in_sequence=0.6, hold=0.2),
+)
+PARTS = {"neighbours": AMONG_NEIGHBOURS, "document": IN_THE_DOCUMENT}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, required=True, help="folder of the adapter")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the adapter, its parts beside it")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--leave-out", default=None, help="name of a source that is not trained on")
     arguments = parser.parse_args(argv)
@@ -38,16 +50,24 @@ def main(argv: Sequence[str] | None = None) -> None:
     sources = [source for source in sources if source.name != arguments.leave_out]
     for source in sources:
         print(f"{source.name}: {source.documents} documents, {source.questions} questions, {source.licence}")
+    parts = [
+        train_adapter(
+            documents,
+            arguments.out.with_name(f"{arguments.out.name}-{name}"),
+            options=replace(options, seed=arguments.seed),
+            on_step=print_step,
+        )
+        for name, options in PARTS.items()
+    ]
     left_out = f" --leave-out {arguments.leave_out}" if arguments.leave_out else ""
-    train_adapter(
-        documents,
+    average_adapters(
+        [locate_adapter(part) for part in parts],
         arguments.out,
-        options=replace(OPTIONS, seed=arguments.seed),
+        window_tokens=AMONG_NEIGHBOURS.window_tokens,
         card={
             "sources": [asdict(source) for source in sources],
             "command": f"python -m recipes.shared_adapter --seed {arguments.seed}{left_out}",
         },
-        on_step=print_step,
     )
 
 

@@ -16,7 +16,7 @@ from rag_embed import CharSpan, ContextualEmbedding
 from rag_embed.cli.app import app
 from rag_embed.errors import InputError
 from rag_embed.evaluation import EvalDocument, EvalSet
-from rag_embed.training.adaptation import adapt
+from rag_embed.training.adaptation import _judge, adapt
 from rag_embed.training.trainer import TrainingOptions
 from tests.checkpoints import tiny_bert
 
@@ -69,8 +69,9 @@ def test_held_out_documents_are_asked_and_not_trained_on(
     before, after = (evaluation.results[row].scores[evaluation.main_slice]["nDCG@10"] for row in (1, 2))
     assert adaptation.gain[0] == pytest.approx(float((after - before).mean()))
     assert adaptation.gain[1] <= adaptation.gain[0] <= adaptation.gain[2]
-    assert adaptation.is_recommended == (adaptation.gain[1] > 0)
-    assert f"{len(before)} queries on 3 held-out documents" in adaptation.sentence
+    assert adaptation.is_recommended == (is_labelled and adaptation.gain[1] > 0)
+    kind = "queries" if is_labelled else "proxy queries"
+    assert f"{len(before)} {kind} on 3 held-out documents" in adaptation.sentence
 
 
 def test_training_for_nothing_is_not_recommended(tmp_path: Path, model: ContextualEmbedding) -> None:
@@ -79,6 +80,26 @@ def test_training_for_nothing_is_not_recommended(tmp_path: Path, model: Contextu
     assert adaptation.gain[0] == pytest.approx(0, abs=1e-3)
     assert not adaptation.is_recommended
     assert adaptation.sentence.startswith("Keep the model as it was: ")
+
+
+@pytest.mark.parametrize(
+    ("is_labelled", "beginning"),
+    [(True, "Use the adapter: "), (False, "Not known whether to use the adapter: ")],
+)
+def test_only_questions_of_people_recommend(
+    tmp_path: Path, model: ContextualEmbedding, is_labelled: bool, beginning: str
+) -> None:
+    """The same gain, wholly above zero, by questions and by proxies."""
+    evalset = with_queries(make_set(12)) if is_labelled else make_set(12)
+    adaptation = adapt(evalset, tmp_path / "adapter", model=model, options=OPTIONS)
+    results = {result.arm.name: result for result in adaptation.evaluation.results}
+    for name, value in (("before", 0.25), ("after", 0.5)):
+        results[name].scores[adaptation.evaluation.main_slice]["nDCG@10"][:] = value
+    asked = replace(evalset, documents=evalset.documents[:3])
+    judged = _judge(adaptation.folder, adaptation.evaluation, asked, has_labels=is_labelled)
+    assert judged.gain == pytest.approx((0.25, 0.25, 0.25))
+    assert judged.is_recommended is is_labelled
+    assert judged.sentence.startswith(beginning)
 
 
 def test_too_few_documents_are_refused(tmp_path: Path, model: ContextualEmbedding) -> None:
@@ -135,6 +156,6 @@ def test_the_command_adapts_to_what_can_be_read_and_names_the_rest(
     assert "not read docs/print.ps: " in result.stderr
     found = json.loads(result.stdout)
     assert found["adapter"] == str(tmp_path / "adapter")
-    assert found["is_recommended"] == (found["gain"][1] > 0)
+    assert found["is_recommended"] is False  # there were no questions of people
     adapted = ContextualEmbedding(model=model.model, adapter=found["adapter"])
     assert adapted.fingerprint() != ContextualEmbedding(model=model.model, adapter=None).fingerprint()

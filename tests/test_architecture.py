@@ -47,6 +47,7 @@ RING_2 = {
     "passes",
     "shared_layers",
     "shared_reading",
+    "window_cache",
     "native",
     "late_chunking",
     "late_interaction",

@@ -342,6 +342,19 @@ def test_late_interaction_runs(tiny_sets, monkeypatch):
 
 
 @pytest.mark.slow
+def test_query_adapter_runs(tiny_sets, monkeypatch):
+    pytest.importorskip("peft", reason="needs the extra train")
+    from benchmarks import query_adapter
+    from tests.test_training import DOCUMENTS
+
+    monkeypatch.setattr(query_adapter, "read_sources", lambda: (DOCUMENTS, []))
+    (entry,) = run_quick(query_adapter, tiny_sets, "--sets", "cuad_small").values()
+    gains = [row["gain"] for row in entry["rows"] if row["questions by"] == "plain"]
+    assert gains == [[0, 0, 0]] * 4
+    assert len(entry["rows"]) == 8
+
+
+@pytest.mark.slow
 def test_accelerator_runs(tmp_path):
     from benchmarks import accelerator
 

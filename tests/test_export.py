@@ -28,6 +28,10 @@ def test_others_load_what_the_command_writes(minilm: Encoder, tmp_path: Path) ->
     assert done.exit_code == 0, done.output
     written = json.loads(done.stdout)
     assert written["adapter"] == "minilm-context"
+    # Engines take this for the longest text that they may be sent.
+    for part in ("base", "context"):
+        settings = json.loads((Path(written[part]) / "sentence_bert_config.json").read_text(encoding="utf-8"))
+        assert settings["max_seq_length"] == minilm.max_tokens == 512
     source = minilm.profile.folder / "model.safetensors"
     assert (Path(written["base"]) / "model.safetensors").read_bytes() == source.read_bytes()
     adapted = load_encoder(device="cpu", dtype="float32", adapter="minilm-context")

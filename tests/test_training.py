@@ -8,7 +8,9 @@ import math
 import pickle
 import random
 import shutil
+from collections import Counter
 from dataclasses import replace
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -79,6 +81,47 @@ def test_a_window_holds_its_chunks_tokens(checkpoint: Path) -> None:
                 assert (question, window.chunks[gold]) in document.pairs
 
 
+def test_windows_of_one_document_share_no_chunk(checkpoint: Path) -> None:
+    """And come one after another, so that a document is a stretch of the step."""
+    encoder = load_encoder(checkpoint)
+    # A section has 6 to 8 tokens: a window holds one or two of a document's three.
+    sampler = WindowSampler(
+        DOCUMENTS, encoder, window_tokens=24, head_tokens=4, windows_per_step=7, windows_per_document=2
+    )
+    several = 0
+    for step in range(10):
+        windows = sampler.draw(step)
+        assert len(windows) == 7
+        doc_ids = [window.document.doc_id for window in windows]
+        assert [key for key, _ in groupby(doc_ids)] == list(dict.fromkeys(doc_ids))
+        for doc_id, count in Counter(doc_ids).items():
+            chunks = [chunk for w in windows if w.document.doc_id == doc_id for chunk in w.chunks]
+            assert count <= 2 and len(set(chunks)) == len(chunks)
+            several += count - 1
+    assert several > 10
+
+
+def test_what_stands_in_another_window_of_the_document_is_a_wrong_answer(checkpoint: Path) -> None:
+    """To the in-sequence term and not to that of other documents, whichever windows they are in."""
+    encoder = load_encoder(checkpoint)
+    sampler = WindowSampler(
+        DOCUMENTS, encoder, window_tokens=24, head_tokens=4, windows_per_step=6, windows_per_document=3
+    )
+    windows = next(
+        found
+        for step in range(50)
+        if len(found := sampler.draw(step)) > len({w.document.doc_id for w in found})
+    )
+    batch = embed_windows(Target(encoder, None, 0.0), encoder, windows)
+    doc_ids = [window.document.doc_id for window in windows for _ in window.chunks]
+    for one, doc_id in enumerate(doc_ids):
+        for other, other_id in enumerate(doc_ids):
+            assert (batch.documents[one] == batch.documents[other]) == (doc_id == other_id)
+    terms, expected = contrastive_loss(batch, OPTIONS.loss), slow_loss(batch, OPTIONS.loss)
+    for name in ("in_sequence", "in_batch", "document"):
+        assert float(terms[name].detach()) == pytest.approx(expected[name], abs=1e-4), name
+
+
 def test_a_step_is_drawn_by_seed_and_number_alone(checkpoint: Path) -> None:
     def draw(seed: int, steps: list[int]) -> list[list[tuple[str, tuple[str, ...]]]]:
         sampler = WindowSampler(
@@ -144,19 +187,19 @@ def slow_loss(batch: BatchVectors, options: LossOptions) -> dict[str, float]:
 
     sequence, across, document = [], [], []
     means = []
-    for window in range(int(batch.windows.max()) + 1):
-        members = [c for c, owner in zip(chunks, batch.windows.tolist(), strict=True) if owner == window]
+    for window in range(int(batch.documents.max()) + 1):
+        members = [c for c, owner in zip(chunks, batch.documents.tolist(), strict=True) if owner == window]
         total = [sum(values) for values in zip(*members, strict=True)]
         length = math.sqrt(dot(total, total))
         means.append([value / length for value in total])
     for row, (query, gold) in enumerate(zip(queries, batch.golds.tolist(), strict=True)):
-        own = int(batch.windows[gold])
-        neighbours = [chunk for i, chunk in enumerate(chunks) if int(batch.windows[i]) == own and i != gold]
+        own = int(batch.documents[gold])
+        neighbours = [chunk for i, chunk in enumerate(chunks) if int(batch.documents[i]) == own and i != gold]
         rivals = [
             chunk
             for i, chunk in enumerate(chunks)
             if bool(batch.is_rival[row, i])
-            and int(batch.windows[i]) != own
+            and int(batch.documents[i]) != own
             and dot(query, chunk) <= dot(query, chunks[gold]) + options.margin
         ]
         sequence.append(info_nce(query, chunks[gold], neighbours))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Literal
 
 from jaxtyping import Float
@@ -27,11 +28,7 @@ from rag_embed.late_chunking import Strategy
 from rag_embed.late_interaction import TokenVectors
 from rag_embed.llamaindex.arguments import EMBEDDING_WORDS, take_arguments
 from rag_embed.llamaindex.chunked_nodes import make_document, read_tokens
-from rag_embed.llamaindex.context import (
-    group_by_context,
-    rebuild_context,
-    stamp_node,
-)
+from rag_embed.llamaindex.context import group_by_context, rebuild_context, stamp_node
 from rag_embed.llamaindex.lookup import Lookup
 from rag_embed.llamaindex.pickling import make_state
 from rag_embed.llamaindex.served import ServedModel
@@ -74,6 +71,7 @@ class ContextualEmbedding(ServedModel, BaseEmbedding):
         precision: "float", or "int8" or "binary" codes.
         insist: Guards that are lifted, see `rag_embed.guards`.
         token_neighbours: Tokens averaged into each token vector beside a chunk vector; None keeps none.
+        window_cache: File in which windows are kept, so that an edited document costs what was edited.
         show_progress: Whether there is a progress bar over documents.
         server, context_server, engine, api_key: Token states from a server; see `ServedModel`.
 
@@ -102,6 +100,7 @@ class ContextualEmbedding(ServedModel, BaseEmbedding):
     precision: Precision = "float"
     insist: tuple[Guard, ...] = ()
     token_neighbours: int | None = Field(default=4, gt=0)
+    window_cache: str | None = None
     show_progress: bool = False
 
     _lookup: Lookup = PrivateAttr(default_factory=Lookup)
@@ -138,6 +137,7 @@ class ContextualEmbedding(ServedModel, BaseEmbedding):
             insist=self.insist,
             token_form=TokenForm(neighbours=self.token_neighbours or 1),
             server=self.connection_options,
+            window_cache=Path(self.window_cache) if self.window_cache else None,
         )
 
     @property

@@ -43,7 +43,8 @@ class Adaptation:
         held_out: Ids of the documents that were only asked.
         evaluation: Isolated chunks, the model as it was and the adapted one, on held-out documents.
         gain: nDCG@10 of the adapted model over the model as it was: mean, and its 95 % interval.
-        is_recommended: Whether the whole interval is above zero.
+        is_recommended: Whether the whole interval is above zero, on questions of people. Proxy queries
+            recommend nothing: on contracts they gained where people's questions did not.
         sentence: The same for people.
     """
 
@@ -137,7 +138,7 @@ def adapt(
         Arm("after", {**blend, "adapter": str(folder)}, with_title=asked.has_titles),
     ]
     evaluation = evaluate(asked, arms, model=model, cache=VectorCache(None), on_step=on_evaluate)
-    return _judge(folder, evaluation, asked)
+    return _judge(folder, evaluation, asked, has_labels=has_labels)
 
 
 def _split(evalset: EvalSet, held_out: float, *, seed: int) -> tuple[EvalSet, EvalSet]:
@@ -192,7 +193,7 @@ def _describe(evalset: EvalSet, has_labels: bool) -> dict[str, object]:
     }
 
 
-def _judge(folder: Path, evaluation: Evaluation, asked: EvalSet) -> Adaptation:
+def _judge(folder: Path, evaluation: Evaluation, asked: EvalSet, *, has_labels: bool) -> Adaptation:
     before, after = (
         next(result for result in evaluation.results if result.arm.name == name)
         for name in ("before", "after")
@@ -201,11 +202,18 @@ def _judge(folder: Path, evaluation: Evaluation, asked: EvalSet) -> Adaptation:
     where = evaluation.main_slice
     differences = (after.scores[where][MAIN_MEASURE] - before.scores[where][MAIN_MEASURE])[chosen]
     gain = mean_interval(differences)
-    is_recommended = gain[1] > 0
+    is_recommended = has_labels and gain[1] > 0
     figures = f"{100 * gain[0]:+.1f} points of nDCG@10 [{100 * gain[1]:+.1f}, {100 * gain[2]:+.1f}]"
-    basis = f"{len(differences)} queries on {len(asked.documents)} held-out documents"
+    kind = "queries" if has_labels else "proxy queries"
+    basis = f"{len(differences)} {kind} on {len(asked.documents)} held-out documents"
     if is_recommended:
         sentence = f"Use the adapter: {figures} over the model as it was, on {basis}."
+    elif gain[1] > 0:
+        sentence = (
+            f"Not known whether to use the adapter: {figures} over the model as it was, on {basis}, and what "
+            "proxy queries gain people's questions may not. Ask some of your own with --queries; till then "
+            "keep the model as it was."
+        )
     elif gain[2] < 0:
         sentence = f"Do not use the adapter, it loses: {figures} against the model as it was, on {basis}."
     else:

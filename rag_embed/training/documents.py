@@ -82,6 +82,8 @@ class WindowSampler:
         window_tokens: Most tokens of a window, head and special tokens included.
         head_tokens: Most tokens of the head.
         windows_per_step: How many are drawn for one step.
+        windows_per_document: At most so many of them are of one document. With several an answer has to win
+            against chunks from all over its document, as in a search, and not against its neighbours alone.
         questions_per_window: At most so many questions of a window are asked.
         seed: Of the order.
     """
@@ -94,6 +96,7 @@ class WindowSampler:
         window_tokens: int,
         head_tokens: int,
         windows_per_step: int,
+        windows_per_document: int = 1,
         questions_per_window: int = 4,
         seed: int = 0,
     ) -> None:
@@ -110,6 +113,7 @@ class WindowSampler:
         self._window_tokens = window_tokens
         self._head_tokens = head_tokens
         self._windows_per_step = windows_per_step
+        self._windows_per_document = windows_per_document
         self._questions_per_window = questions_per_window
         self._seed = seed
         self._tokenized: dict[str, tuple[Int[np.ndarray, " tokens"], list[TokenSpan]]] = {}
@@ -120,7 +124,7 @@ class WindowSampler:
         return len(self._by_source)
 
     def draw(self, step: int) -> list[TrainingWindow]:
-        """Draw the windows of a step, one of each document.
+        """Draw the windows of a step; those of one document follow one another and share no chunk.
 
         All are from one source: its other documents are the hardest wrong answers.
         """
@@ -130,15 +134,35 @@ class WindowSampler:
         order = np.random.default_rng([self._seed, step // len(sources)]).permutation(len(sources))
         pool = self._by_source[sources[int(order[step % len(sources)])]]
         drawn = generator.choice(len(pool), min(self._windows_per_step, len(pool)), replace=False)
-        return [self._draw_window(pool[int(index)], generator) for index in drawn]
+        windows: list[TrainingWindow] = []
+        for index in drawn:
+            count = min(self._windows_per_document, self._windows_per_step - len(windows))
+            windows += self._draw_windows(pool[int(index)], count, generator)
+        return windows
 
-    def _draw_window(self, document: TrainingDocument, generator: np.random.Generator) -> TrainingWindow:
-        return self.window_around(document, int(generator.integers(len(document.pairs))), generator)
+    def _draw_windows(
+        self, document: TrainingDocument, count: int, generator: np.random.Generator
+    ) -> list[TrainingWindow]:
+        """Up to `count` windows of one document, each around an answer that is in none before it."""
+        windows: list[TrainingWindow] = []
+        taken: set[int] = set()
+        while len(windows) < count:
+            free = [index for index, (_, gold) in enumerate(document.pairs) if gold not in taken]
+            if not free:
+                break
+            anchor = free[int(generator.integers(len(free)))]
+            windows.append(self._window_around(document, anchor, taken, generator))
+            taken.update(windows[-1].chunks)
+        return windows
 
-    def window_around(
-        self, document: TrainingDocument, anchor: int, generator: np.random.Generator
+    def _window_around(
+        self,
+        document: TrainingDocument,
+        anchor: int,
+        taken: set[int],
+        generator: np.random.Generator,
     ) -> TrainingWindow:
-        """The window that holds the answer to question `anchor`, at a random place in it."""
+        """The window that holds the answer to question `anchor`, at a random place, and no chunk taken."""
         ids, spans = self._tokenize(document)
         prefix, suffix = self._encoder.prefix_ids, self._encoder.suffix_ids
         head = self._encoder.tokenize(document.head).ids[: self._head_tokens]
@@ -148,12 +172,16 @@ class WindowSampler:
             grown = [
                 (lower, upper)
                 for lower, upper in ((first - 1, last), (first, last + 1))
-                if lower >= 0 and upper < len(spans) and spans[upper].end - spans[lower].start <= room
+                if lower >= 0
+                and upper < len(spans)
+                and taken.isdisjoint((lower, upper))
+                and spans[upper].end - spans[lower].start <= room
             ]
             if not grown:
                 break
             first, last = grown[int(generator.integers(len(grown)))]
         start, end = spans[first].start, min(spans[last].end, spans[first].start + room)
+        longest = self._encoder.capacity
         offset = len(prefix) + len(head) - start
         chunks = tuple(range(first, last + 1))
         asked = [i for i, (_, gold) in enumerate(document.pairs) if first <= gold <= last and i != anchor]
@@ -164,8 +192,8 @@ class WindowSampler:
             ids=np.concatenate([prefix, head, ids[start:end], suffix]).astype(np.int64),
             head_ids=head,
             token_spans=tuple(
-                TokenSpan(spans[chunk].start + offset, min(spans[chunk].end, end) + offset)
-                for chunk in chunks
+                TokenSpan(span.start + offset, min(span.end, end, span.start + longest) + offset)
+                for span in spans[first : last + 1]
             ),
             questions=tuple(document.pairs[i][0] for i in chosen),
             golds=tuple(document.pairs[i][1] - first for i in chosen),

@@ -72,8 +72,8 @@ class BatchVectors:
         golds: For each query the row of its answer in `chunks`.
         targets: What some chunks are held near: their isolated vectors, or a blend.
         held: Their rows in `chunks`.
-        windows: For each chunk the number of its window.
-        is_rival: Whether a chunk of another window may be a wrong answer to the query.
+        documents: For each chunk the number of its document.
+        is_rival: Whether a chunk of another document may be a wrong answer to the query.
         tokens: What late interaction compares; None leaves the token-level term out.
         in_context: Of all chunks in their windows, where `chunks` are blends; then these are held.
     """
@@ -83,7 +83,7 @@ class BatchVectors:
     golds: Int[Tensor, " queries"]
     targets: Float[Tensor, "held dim"]
     held: Int[Tensor, " held"]
-    windows: Int[Tensor, " chunks"]
+    documents: Int[Tensor, " chunks"]
     is_rival: Bool[Tensor, "queries chunks"]
     tokens: BatchTokens | None = None
     in_context: Float[Tensor, "chunks dim"] | None = None
@@ -115,10 +115,10 @@ def _mix(terms: dict[str, Float[Tensor, ""]], options: LossOptions) -> Float[Ten
 def _chunk_terms(
     batch: BatchVectors, similarities: Float[Tensor, "queries chunks"], options: LossOptions
 ) -> dict[str, Float[Tensor, ""]]:
-    """InfoNCE of query and chunk: against the chunks of its window, and against those of other documents."""
+    """InfoNCE of query and chunk: against its document's other chunks, and those of other documents."""
     rows = torch.arange(len(batch.queries))
     gold_scores = similarities[rows, batch.golds]
-    own = batch.windows[batch.golds][:, None] == batch.windows[None, :]
+    own = batch.documents[batch.golds][:, None] == batch.documents[None, :]
     is_gold = torch.zeros_like(own).index_put((rows, batch.golds), torch.tensor(True))
     # The same question asked twice, or several answers to one: other golds are no wrong answers.
     same_question = batch.queries @ batch.queries.T > 1 - 1e-4
@@ -134,12 +134,12 @@ def _chunk_terms(
 
 
 def _document_term(batch: BatchVectors, options: LossOptions) -> Float[Tensor, ""]:
-    """InfoNCE of query and document, whose vector is the mean of its chunks in the window."""
-    count = int(batch.windows.max()) + 1
-    sums = torch.zeros(count, batch.chunks.shape[1]).index_add(0, batch.windows, batch.chunks)
+    """InfoNCE of query and document, whose vector is the mean of its chunks in the step."""
+    count = int(batch.documents.max()) + 1
+    sums = torch.zeros(count, batch.chunks.shape[1]).index_add(0, batch.documents, batch.chunks)
     documents = torch.nn.functional.normalize(sums, dim=1)
-    owners = batch.windows[batch.golds]
-    rivals = torch.zeros(len(batch.queries), count).index_add(1, batch.windows, batch.is_rival.float()) > 0
+    owners = batch.documents[batch.golds]
+    rivals = torch.zeros(len(batch.queries), count).index_add(1, batch.documents, batch.is_rival.float()) > 0
     rivals[torch.arange(len(owners)), owners] = True
     logits = (options.scale * batch.queries @ documents.T).masked_fill(~rivals, -torch.inf)
     return cross_entropy(logits, owners)

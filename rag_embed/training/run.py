@@ -32,7 +32,8 @@ class TrainingOptions:
     Attributes:
         rank: Of each linear layer's update.
         steps: At most; training stops earlier when the held-out loss does.
-        windows_per_step: Documents in one step.
+        windows_per_step: How many are trained on in one step.
+        windows_per_document: At most so many of them are of one document (`WindowSampler`).
         window_tokens: Length of the windows, and of those the adapter is used with.
         head_tokens: Most tokens of the head.
         shared_layers: Lower layers that are left untouched, so that chunks are read alone and in their window
@@ -48,6 +49,7 @@ class TrainingOptions:
     rank: int = 16
     steps: int = 150
     windows_per_step: int = 24
+    windows_per_document: int = 1
     window_tokens: int = 384
     head_tokens: int = 64
     shared_layers: int = 0
@@ -214,6 +216,7 @@ def _make_sampler(
         window_tokens=options.window_tokens,
         head_tokens=options.head_tokens,
         windows_per_step=options.windows_per_step,
+        windows_per_document=options.windows_per_document,
         seed=options.seed,
     )
 

@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from rag_embed.adapter import CARD_FILE, CONFIG_FILE, WEIGHTS_FILE
+from rag_embed.adapter import CARD_FILE, CONFIG_FILE, PEFT_PREFIX, WEIGHTS_FILE
 from rag_embed.errors import InputError
 from rag_embed.training.progress import Progress, Weights
 
@@ -165,7 +165,7 @@ class RunFolder:
 
 def name_in_file(parameter: str) -> str:
     """The name that peft gives a parameter in its files."""
-    return f"base_model.model.{parameter.replace('.default', '')}"
+    return f"{PEFT_PREFIX}{parameter.replace('.default', '')}"
 
 
 def _read(path: Path) -> tuple[dict[str, str], Tensors]:

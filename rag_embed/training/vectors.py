@@ -64,12 +64,14 @@ def embed_windows(
         target: What the vectors are held near. A student that shares layers is held near its own other half,
             and what is compared with questions is the blend of both, as it is used.
         student: In training.
-        windows: Of the step.
+        windows: Of the step; those of one document follow one another.
         with_tokens: Whether the states of single tokens are kept too.
     """
     prefix = target.base.profile.query_prefix
     questions = [prefix + question for window in windows for question in window.questions]
-    owners = [number for number, window in enumerate(windows) for _ in window.chunks]
+    doc_ids = [window.document.doc_id for window in windows for _ in window.chunks]
+    numbers = {doc_id: number for number, doc_id in enumerate(dict.fromkeys(doc_ids))}
+    owners = torch.tensor([numbers[doc_id] for doc_id in doc_ids])
     first_rows = np.cumsum([0, *(len(window.chunks) for window in windows)]).tolist()
     golds = [row + gold for row, window in zip(first_rows, windows, strict=False) for gold in window.golds]
     askers = [window.document for window in windows for _ in window.questions]
@@ -78,7 +80,7 @@ def embed_windows(
     if isinstance(student, SharedLayers):
         alone, states_of_chunks = _read_both(student, windows)
         in_context = normalize(torch.stack([states.mean(dim=0) for states in states_of_chunks]), dim=1)
-        sizes = [len(window.chunks) for window in windows]
+        sizes = owners.bincount().tolist()
         halves = zip(in_context.split(sizes), alone.split(sizes), strict=True)
         chunks = torch.cat([blend(*each, SHARED_ALPHA) for each in halves])
         held, targets = list(range(len(alone))), normalize(alone, dim=1)
@@ -93,7 +95,7 @@ def embed_windows(
         golds=torch.tensor(golds),
         targets=targets,
         held=torch.tensor(held),
-        windows=torch.tensor(owners),
+        documents=owners,
         is_rival=torch.tensor([[asker.is_rival_of(answerer) for answerer in answerers] for asker in askers]),
         tokens=_make_tokens(target.base, questions, states_of_chunks) if with_tokens else None,
     )
