@@ -42,7 +42,7 @@ def torch_int8(encoder: Encoder, folder: Path) -> Read:
     quantised = copy.copy(encoder)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch wants to be rid of it
-        # The engine "x86" takes oneDNN here, which without VNNI has no fast kernel.
+        # Named, so that no default chooses: FBGEMM has kernels for AVX2.
         torch.backends.quantized.engine = "fbgemm"
         quantised._model = torch.ao.quantization.quantize_dynamic(
             encoder._model, {torch.nn.Linear: torch.ao.quantization.per_channel_dynamic_qconfig}
