@@ -7,6 +7,7 @@ from benchmarks.report import ROOT
 
 SCRIPTS = (
     "throughput",
+    "backends",
     "operators",
     "launches",
     "memory",

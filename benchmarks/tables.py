@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from benchmarks import backend_tables
 from benchmarks import quality_tables as quality
 from benchmarks import training_tables as training
 from benchmarks.markdown import format_interval, format_ratio, make_table
@@ -257,6 +258,8 @@ TABLES: Mapping[str, tuple[str, Callable[[Result], str]]] = {
     "chat": ("chat", chat),
     "launches": ("launches", launches),
     "ray_ingestion": ("ray_ingestion", ray_ingestion),
+    "backends": ("backends", backend_tables.backends),
+    "passes": ("backends", backend_tables.passes),
 }
 """Result file and renderer of each table."""
 

@@ -309,6 +309,44 @@ def test_quotes_runs(tiny_sets):
     assert entry["rows"][quotes.BEFORE]["gain"] == [0, 0, 0]
 
 
+def test_backends_run_and_those_that_are_not_installed_say_so(tiny_sets, monkeypatch):
+    from benchmarks import backends, exports
+
+    monkeypatch.setitem(sys.modules, "ctranslate2", None)
+    threads = torch.get_num_threads()
+    results = run_quick(backends, tiny_sets)
+    assert torch.get_num_threads() == threads
+    rows = results["backends"]
+    assert list(rows) == list(exports.MAKERS)
+    assert rows["CTranslate2 int8"] == {"missing": "ctranslate2 is not installed"}
+    assert rows[exports.OURS]["cosine"]["chunks"] == pytest.approx([1, 1], abs=1e-4)
+    assert rows[exports.OURS]["sets"]["cuad_small"]["difference"] == [0, 0, 0]
+    for name, row in rows.items():
+        if "missing" not in row:
+            assert row["windows"]["tokens_per_s"] > 0 < row["chunks"]["tokens_per_s"]
+            assert min(row["cosine"]["stretches"]) > (0.9 if "int8" in name else 0.999)
+    assert {row["windows_per_pass"] for row in results["passes"]} == {1, 2, 4, 8}
+
+
+def test_padded_batches_hold_every_text_once_and_keep_to_their_length():
+    from benchmarks.exports import _batches
+
+    texts = [np.zeros(length) for length in (3, 3, 4, 5, 5, 30)]
+    batches = [[len(text) for text in batch] for batch in _batches(texts, 12)]
+    assert batches == [[3, 3, 4], [5, 5], [30]]
+
+
+def test_chunk_vectors_of_the_benchmark_are_the_encoders(tiny_sets):
+    from benchmarks import backends, exports
+    from rag_embed import ContextualEmbedding
+
+    model = ContextualEmbedding(strategy="isolated", adapter=None, dtype="float32")
+    texts = ["The lease ends in May.", "Rent.", "The rent is due on Monday, or on the day before it."]
+    read = exports.ours(model.encoder, tiny_sets)
+    found = backends.embed(read, backends.tokenize(model.encoder, texts), 1024)
+    assert found == pytest.approx(np.array(model.get_text_embedding_batch(texts)), abs=1e-5)
+
+
 def test_legs_runs(tmp_path):
     from benchmarks import legs
 
