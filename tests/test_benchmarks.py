@@ -309,6 +309,7 @@ def test_quotes_runs(tiny_sets):
     assert entry["rows"][quotes.BEFORE]["gain"] == [0, 0, 0]
 
 
+@pytest.mark.slow
 def test_backends_run_and_those_that_are_not_installed_say_so(tiny_sets, monkeypatch):
     from benchmarks import backends, exports
 
