@@ -76,11 +76,10 @@ class SharedReading:
         """Average the states of a window, piece by piece, text between chunks left out."""
         alone: list[Float[Tensor, " dim"]] = []
         in_context: list[Float[Tensor, " dim"]] = []
-        first, behind = len(self.prefix_ids), len(self.suffix_ids)
         for piece, reading in zip(window, readings[-len(window) :], strict=True):
             if piece.row == NO_CHUNK:
                 continue
-            own = reading.in_context[first : len(reading.in_context) - behind]
+            own = self.own_states(reading)
             if self.readers:
                 self.readers[piece.row].add(own, piece.start)
             alone.append(reading.alone.float().mean(dim=0))
@@ -89,6 +88,10 @@ class SharedReading:
             nothing = readings[0].alone.new_empty(0, self.dim, dtype=torch.float32)
             return Halves(nothing, nothing)
         return Halves(torch.stack(alone), torch.stack(in_context))
+
+    def own_states(self, reading: TwoReadings) -> Float[Tensor, "tokens dim"]:
+        """States in context of a piece's own tokens: without special ones and prefix."""
+        return reading.in_context[len(self.prefix_ids) : len(reading.in_context) - len(self.suffix_ids)]
 
     def join(self, pooled: Sequence[Halves]) -> Halves:
         """Put the pieces of all windows together.

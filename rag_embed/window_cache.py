@@ -11,7 +11,7 @@ import hashlib
 import json
 import sqlite3
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,8 +23,7 @@ from safetensors.torch import load, save
 from rag_embed.chunk_windows import NO_CHUNK, Piece
 from rag_embed.errors import InputError
 from rag_embed.late_interaction import SpanTokens
-from rag_embed.max_sim import KeptTokens
-from rag_embed.shared_layers import SharedLayers, WindowTexts
+from rag_embed.shared_layers import SharedLayers, TwoReadings, WindowTexts
 from rag_embed.shared_reading import Halves, SharedReading
 
 _SCHEMA = (
@@ -63,37 +62,37 @@ class WindowCache:
     def read(self, layers: SharedLayers, reading: SharedReading) -> Halves:
         """Read a document, and send only the windows through the encoder that are not here.
 
-        A window with a part of a chunk that is longer than a window is always read again where token vectors
-        are kept: neighbours are averaged across its parts.
-
         Raises:
             InputError: The file is damaged, or cannot be written.
         """
+        piece_counts = Counter(piece.row for pieces in reading.windows for piece in pieces)
+        whole = {row for row, count in piece_counts.items() if count == 1}
         windows = [
-            _Window(pieces, self._key(reading, pieces, texts), texts)
+            _Window(pieces, self._key(reading, pieces, texts, whole), texts)
             for pieces, texts in zip(reading.windows, reading.texts, strict=True)
         ]
         found = self._get([window.key for window in windows])
         missing = (window.texts for window in windows if window.key not in found)
         states = layers.encode(missing, pass_tokens=_SHARED_PASSES * layers.encoder.shared_pass_tokens)
-        piece_counts = Counter(piece.row for window in windows for piece in window.pieces)
         pooled = []
         made: dict[bytes, bytes] = {}
         for window in windows:
-            rows = [piece.row for piece in window.pieces if piece.row != NO_CHUNK]
             if window.key in found:
-                pooled.append(_unpack(found[window.key], reading, rows))
+                pooled.append(_unpack(found[window.key], reading, window.pieces, whole))
                 continue
-            halves = reading.pool(window.pieces, next(states))
+            readings = next(states)
+            halves = reading.pool(window.pieces, readings)
             pooled.append(Halves(halves.alone.cpu(), halves.in_context.cpu()))
-            if not reading.readers or all(piece_counts[row] == 1 for row in rows):
-                made[window.key] = _pack(pooled[-1], reading, rows)
+            made[window.key] = _pack(pooled[-1], readings, reading, window.pieces, whole)
         self._put(made)
         return reading.join(pooled)
 
-    def _key(self, reading: SharedReading, pieces: Sequence[Piece], texts: WindowTexts) -> bytes:
+    def _key(
+        self, reading: SharedReading, pieces: Sequence[Piece], texts: WindowTexts, whole: Collection[int]
+    ) -> bytes:
         kept = [reader.form for reader in reading.readers[:1] if isinstance(reader, SpanTokens)]
-        cut = [[len(text) for text in texts], [piece.row == NO_CHUNK for piece in pieces]]
+        kinds = ["gap" if p.row == NO_CHUNK else "whole" if p.row in whole else "part" for p in pieces]
+        cut = [[len(text) for text in texts], kinds]
         digest = hashlib.sha256(json.dumps([self._space, [str(form) for form in kept], cut]).encode())
         digest.update(np.concatenate(texts).tobytes())
         return digest.digest()
@@ -131,23 +130,53 @@ class WindowCache:
             ) from error
 
 
-def _pack(halves: Halves, reading: SharedReading, rows: Sequence[int]) -> bytes:
+def _pack(
+    halves: Halves,
+    readings: Sequence[TwoReadings],
+    reading: SharedReading,
+    pieces: Sequence[Piece],
+    whole: Collection[int],
+) -> bytes:
+    """Means, and what token vectors are made of.
+
+    Args:
+        halves: Of the window.
+        readings: Its states.
+        reading: Of the document.
+        pieces: Of the window.
+        whole: Chunks of one piece, whose token vectors are made. Of others, whose neighbours are averaged
+            across pieces, the states are kept: they are longer than a window, and rare.
+    """
     tensors = {"alone": halves.alone, "in_context": halves.in_context}
-    for number, row in enumerate(rows if reading.readers else []):
-        reader = reading.readers[row]
-        assert isinstance(reader, SpanTokens)
-        tensors[f"tokens {number}"] = torch.from_numpy(reader.kept()[0])
+    for number, (piece, states) in enumerate(zip(pieces, readings[-len(pieces) :], strict=True)):
+        reader = _find_reader(reading, piece)
+        if reader is not None:
+            is_whole = piece.row in whole
+            kept = torch.from_numpy(reader.kept()[0]) if is_whole else reading.own_states(states).cpu()
+            tensors[str(number)] = kept.contiguous()
     return save(tensors)
 
 
-def _unpack(content: bytes, reading: SharedReading, rows: Sequence[int]) -> Halves:
+def _unpack(
+    content: bytes, reading: SharedReading, pieces: Sequence[Piece], whole: Collection[int]
+) -> Halves:
+    """Give the means back, and to the document's readers what was kept for them."""
     tensors = load(content)
-    for number, row in enumerate(rows if reading.readers else []):
-        reader = reading.readers[row]
-        assert isinstance(reader, SpanTokens)
-        kept: KeptTokens = tensors[f"tokens {number}"].numpy()
-        reader.restore(0, kept)
+    for number, piece in enumerate(pieces):
+        reader = _find_reader(reading, piece)
+        if reader is not None and piece.row in whole:
+            reader.restore(0, tensors[str(number)].numpy())
+        elif reader is not None:
+            reader.add(tensors[str(number)], piece.start)
     return Halves(tensors["alone"], tensors["in_context"])
+
+
+def _find_reader(reading: SharedReading, piece: Piece) -> SpanTokens | None:
+    if piece.row == NO_CHUNK or not reading.readers:
+        return None
+    reader = reading.readers[piece.row]
+    assert isinstance(reader, SpanTokens)
+    return reader
 
 
 def _checksum(key: bytes, content: bytes) -> bytes:

@@ -163,15 +163,21 @@ def test_another_recipe_finds_nothing(tmp_path: Path, recipe: Recipe, checkpoint
     assert_same_bits(embed(load_embedder(other, window_cache=path), document), expected)
 
 
-def test_a_chunk_longer_than_a_window_is_read_again_with_its_tokens(tmp_path: Path, recipe: Recipe) -> None:
-    """Its neighbours are found again."""
-    paragraphs = [make_paragraph(number, 90 if number == 6 else 8) for number in range(12)]
+@pytest.mark.parametrize("words", [50, 90, 200])
+def test_a_chunk_longer_than_a_window_is_found_again_with_its_tokens(
+    tmp_path: Path, recipe: Recipe, words: int
+) -> None:
+    """Neighbours are averaged across the pieces that it is read in."""
+    paragraphs = [make_paragraph(number, words if number in {3, 6} else 8) for number in range(12)]
     document = make_document(paragraphs)
     embedder = load_embedder(recipe, window_cache=tmp_path / "windows.sqlite")
     expected = embed(embedder, document)
     passes = embedder.encoder.forward_count
     assert_same_bits(embed(embedder, document), expected)
-    assert embedder.encoder.forward_count == passes + 1
+    assert embedder.encoder.forward_count == passes
+    edited = make_document([*paragraphs[:3], "berlin has a river", *paragraphs[3:]])
+    fresh = load_embedder(recipe, window_cache=tmp_path / "fresh.sqlite")
+    assert_same_bits(embed(embedder, edited), embed(fresh, edited))
 
 
 @pytest.mark.parametrize("column", ["content", "checksum"])
