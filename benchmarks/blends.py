@@ -2,12 +2,14 @@
 
 Halves of two passes are mixed half and half. The isolated half stays where it is (0), or is moved by so many
 times the mean difference of both halves over its document; "2 - 1/n", with n the chunks of the document, is
-what the package does (`rag_embed.pooling.blend`). The default makes both halves in one pass.
+what the package does (`rag_embed.pooling.blend`). The default makes both halves in one pass. The last rows
+search by words too.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -18,7 +20,7 @@ from benchmarks.context import SETS as CONTEXT_SETS
 from benchmarks.evalsets import find_sets, load_set
 from benchmarks.report import CACHE, describe_model, make_parser, write_set_report
 from rag_embed import ContextualEmbedding
-from rag_embed.evaluation import EvalSet, VectorCache
+from rag_embed.evaluation import Arm, EvalSet, VectorCache, evaluate
 from rag_embed.evaluation.metrics import MAIN_MEASURE, measure
 from rag_embed.evaluation.ranking import rank
 from rag_embed.evaluation.vectors import Vectors, with_options
@@ -28,6 +30,11 @@ QUICK_SETS = ("cuad_small",)
 TIMES = (0.0, 1.0, 2.0, 3.0)
 KINDS = {"untrained": None, "adapter of all layers": "minilm-context"}
 IN_ONE_PASS = "default, one pass"
+WITH_WORDS: dict[str, dict[str, Any]] = {
+    "isolated + words": {"strategy": "isolated", "adapter": None},
+    "adapter of all layers, in context + words": {"strategy": "late", "adapter": "minilm-context"},
+    "default + words": {"strategy": "blend"},
+}
 
 
 def mix(
@@ -73,12 +80,17 @@ def main(argv: Sequence[str] | None = None) -> None:
                 label = "2 - 1/n" if times is None else f"{times:g}"
                 arms[f"{kind}, moved {label} times"] = torch.cat([mix(*each, times) for each in halves])
         arms[IN_ONE_PASS] = vectors.chunks(model, with_title=evalset.has_titles)
+        scores = {arm: score(evalset, queries, chunks) for arm, chunks in arms.items()}
+        words = [
+            Arm(arm, options, method="hybrid", with_title=evalset.has_titles)
+            for arm, options in WITH_WORDS.items()
+        ]
+        found = evaluate(evalset, words, model=model, cache=cache)
+        scores |= {result.arm.name: round(found.mean(result, MAIN_MEASURE), 4) for result in found.results}
         results[name] = {
             "documents": len(evalset.documents),
             "queries": len(evalset.queries),
-            "rows": [
-                {"arm": arm, MAIN_MEASURE: score(evalset, queries, chunks)} for arm, chunks in arms.items()
-            ],
+            "rows": [{"arm": arm, MAIN_MEASURE: value} for arm, value in scores.items()],
         }
         print(f"{name}: {len(evalset.queries)} queries", flush=True)
     write_set_report("blends", options, model=describe_model(model), results=results)

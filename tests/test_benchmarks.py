@@ -256,7 +256,7 @@ def test_blends_runs(tiny_sets):
     (entry,) = run_quick(blends, tiny_sets, "--sets", "cuad_small").values()
     arms = [row["arm"] for row in entry["rows"]]
     assert arms[:2] == ["isolated", "untrained, in context"]
-    assert arms[-1] == blends.IN_ONE_PASS
+    assert arms[-4:] == [blends.IN_ONE_PASS, *blends.WITH_WORDS]
     assert all(0 <= row["nDCG@10"] <= 1 for row in entry["rows"])
 
 
