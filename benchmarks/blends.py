@@ -21,6 +21,7 @@ from benchmarks.evalsets import find_sets, load_set
 from benchmarks.report import CACHE, describe_model, make_parser, write_set_report
 from rag_embed import ContextualEmbedding
 from rag_embed.evaluation import Arm, EvalSet, VectorCache, evaluate
+from rag_embed.evaluation.arms import ISOLATED
 from rag_embed.evaluation.metrics import MAIN_MEASURE, measure
 from rag_embed.evaluation.ranking import rank
 from rag_embed.evaluation.vectors import Vectors, with_options
@@ -69,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         sizes = [len(document.spans) for document in evalset.documents]
         alone = vectors.chunks(with_options(model, strategy="isolated", adapter=None), with_title=False)
         queries = vectors.queries(model, list(evalset.queries.values()))
-        arms = {"isolated": alone}
+        arms = {ISOLATED: alone}
         for kind, adapter in KINDS.items():
             late = vectors.chunks(
                 with_options(model, strategy="late", adapter=adapter), with_title=evalset.has_titles
@@ -85,7 +86,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             Arm(arm, options, method="hybrid", with_title=evalset.has_titles)
             for arm, options in WITH_WORDS.items()
         ]
-        found = evaluate(evalset, words, model=model, cache=cache)
+        baseline = Arm(ISOLATED, WITH_WORDS["isolated + words"])
+        found = evaluate(evalset, [baseline, *words], model=model, cache=cache)
         scores |= {result.arm.name: round(found.mean(result, MAIN_MEASURE), 4) for result in found.results}
         results[name] = {
             "documents": len(evalset.documents),
