@@ -105,8 +105,12 @@ class WindowCache:
             for start in range(0, len(keys), _KEYS_PER_QUERY):
                 some = list(keys[start : start + _KEYS_PER_QUERY])
                 marks = ",".join("?" * len(some))
-                rows = connection.execute(f"SELECT * FROM windows WHERE key IN ({marks})", some)
-                found |= {key: content for key, content, sum_ in rows if sum_ == _checksum(key, content)}
+                query = f"SELECT key, content, checksum FROM windows WHERE key IN ({marks})"
+                found |= {
+                    key: content
+                    for key, content, checksum in connection.execute(query, some)
+                    if isinstance(content, bytes) and checksum == _checksum(key, content)
+                }
         return found
 
     def _put(self, made: Mapping[bytes, bytes]) -> None:

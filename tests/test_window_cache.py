@@ -180,14 +180,16 @@ def test_a_chunk_longer_than_a_window_is_found_again_with_its_tokens(
     assert_same_bits(embed(embedder, edited), embed(fresh, edited))
 
 
-@pytest.mark.parametrize("column", ["content", "checksum"])
-def test_a_damaged_row_is_read_again(tmp_path: Path, recipe: Recipe, column: str) -> None:
+@pytest.mark.parametrize(
+    "damage", ["content = zeroblob(length(content))", "content = NULL", "content = 'a'", "checksum = NULL"]
+)
+def test_a_damaged_row_is_read_again(tmp_path: Path, recipe: Recipe, damage: str) -> None:
     document = make_document([make_paragraph(number) for number in range(12)])
     path = tmp_path / "windows.sqlite"
     embedder = load_embedder(recipe, window_cache=path)
     expected = embed(embedder, document)
     with sqlite3.connect(path) as connection:
-        connection.execute(f"UPDATE windows SET {column} = zeroblob(length({column}))")
+        connection.execute(f"UPDATE windows SET {damage}")
     passes = embedder.encoder.forward_count
     assert_same_bits(embed(embedder, document), expected)
     assert embedder.encoder.forward_count > passes
