@@ -120,25 +120,30 @@ def normalise(vectors: Float[Tensor, "chunks dim"]) -> Float[Tensor, "chunks dim
 
 
 def blend(
-    late: Float[Tensor, "chunks dim"], isolated: Float[Tensor, "chunks dim"], alpha: float
+    late: Float[Tensor, "chunks dim"],
+    isolated: Float[Tensor, "chunks dim"],
+    alpha: float,
+    *,
+    reach: float = 1.5,
 ) -> Float[Tensor, "chunks dim"]:
     """Mix the two readings of one document's chunks.
 
     The isolated vectors are moved together, along the mean difference of late and isolated: they stand to
     each other as they did, and to other documents as context says. Then `alpha` parts late and `1 - alpha`
-    parts of these are added. The only chunk of a document is moved to its late vector. Among many, moving
-    twice as far was better than once (docs/decisions/one-pass.md), for late vectors differ too much within a
-    document and too little between documents.
+    parts of these are added. The only chunk of a document is moved to its late vector, many chunks by `reach`
+    times the difference: once and a half gains where documents have to be told apart and loses little
+    elsewhere (docs/decisions/one-pass.md).
 
     Args:
         late: Of all chunks of a document, in context; of any length.
         isolated: The same chunks alone.
         alpha: Share of what context says of the single chunk, from 0 to 1; 1 gives the late vectors.
+        reach: How far many chunks are moved; n chunks by this less (reach - 1) / n.
 
     Returns:
         Unit vectors.
     """
     late, isolated = normalise(late), normalise(isolated)
     shift = (late - isolated).mean(dim=0)
-    moved = isolated + (2 - 1 / len(late)) * shift
+    moved = isolated + (reach - (reach - 1) / len(late)) * shift
     return normalise(alpha * late + (1 - alpha) * moved)

@@ -145,7 +145,7 @@ class Recipe:
         options = {name: getattr(self, name) for name in relevant}
         options["window_tokens"] = self.window_options.window_tokens
         if self.strategy == "blend":  # the isolated half is moved to the document's place (pooling.blend)
-            options["moved"] = True
+            options["moved"] = 1.5
         return name_vector_space(
             self.profile,
             self.strategy,

@@ -319,11 +319,11 @@ def isolated_vector(
 
 
 def blend(late: Sequence[Vector], isolated: Sequence[Vector], alpha: float) -> list[Vector]:
-    """Mix the two vectors of each of n chunks, the isolated moved by (2 - 1/n) times the mean difference."""
+    """Mix the vectors of each of n chunks, the isolated moved by 1.5 - 0.5/n times the mean difference."""
     late, isolated = [unit(vector) for vector in late], [unit(vector) for vector in isolated]
     centre_in_context, centre_alone = mean(late), mean(isolated)
     blended = []
-    times = 2 - 1 / len(late)
+    times = 1.5 - 0.5 / len(late)
     for in_context, alone in zip(late, isolated, strict=True):
         mixed = []
         for component in range(len(in_context)):

@@ -122,7 +122,7 @@ def test_a_blend_ends_where_its_parts_begin() -> None:
     late, isolated = torch.randn(2, 5, DIM, generator=torch.Generator().manual_seed(3))
     assert (blend(late, isolated, 1.0) - normalise(late)).abs().max() < 1e-6
     shift = normalise(late).mean(dim=0) - normalise(isolated).mean(dim=0)
-    moved = normalise(isolated) + (2 - 1 / 5) * shift
+    moved = normalise(isolated) + (1.5 - 0.5 / 5) * shift
     assert (blend(late, isolated, 0.0) - normalise(moved)).abs().max() < 1e-6
     assert (blend(late[:1], isolated[:1], 0.0) - normalise(late[:1])).abs().max() < 1e-6
     # The length of its parts is no weight.

@@ -18,8 +18,9 @@ from rag_embed.shared_layers import SharedLayers
 from rag_embed.training.documents import TrainingWindow
 from rag_embed.training.losses import BatchTokens, BatchVectors
 
-SHARED_ALPHA = 0.5
-"""Share of context in the vectors of a student that shares layers: the default of `Recipe.alpha`."""
+SHARED_ALPHA, SHARED_REACH = 0.5, 2.0
+"""Mixture in the training of a student that shares layers: share of context as in `Recipe.alpha`, and the
+isolated half moved further than in use, as the shipped adapter was trained."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +83,7 @@ def embed_windows(
         in_context = normalize(torch.stack([states.mean(dim=0) for states in states_of_chunks]), dim=1)
         sizes = owners.bincount().tolist()
         halves = zip(in_context.split(sizes), alone.split(sizes), strict=True)
-        chunks = torch.cat([blend(*each, SHARED_ALPHA) for each in halves])
+        chunks = torch.cat([blend(*each, SHARED_ALPHA, reach=SHARED_REACH) for each in halves])
         held, targets = list(range(len(alone))), normalize(alone, dim=1)
     else:
         held, targets = target.embed(windows)
