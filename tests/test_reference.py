@@ -173,16 +173,16 @@ def test_unit_mean_and_blend_by_hand() -> None:
     # The only chunk of a document is the document, and has its place in context whatever its share is.
     assert reference.blend([[2.0, 0.0]], [[0.0, 3.0]], 0.3) == [pytest.approx([1.0, 0.0])]
     # Two chunks that are told apart alone and not in context: the centres are (1, 0) and (1/2, 1/2), so the
-    # isolated ones, (0, 1) and (1, 0), move by 3/2 times (1/2, -1/2), to (3/4, 1/4) and (7/4, -3/4).
+    # isolated ones, (0, 1) and (1, 0), move by 5/4 times (1/2, -1/2), to (5/8, 3/8) and (13/8, -5/8).
     late, isolated = [[2.0, 0.0], [1.0, 0.0]], [[0.0, 3.0], [1.0, 0.0]]
     assert reference.blend(late, isolated, 1.0) == [pytest.approx([1.0, 0.0])] * 2
     first, second = reference.blend(late, isolated, 0.0)
-    assert first == pytest.approx([3 / 10**0.5, 1 / 10**0.5])
-    assert second == pytest.approx([7 / 58**0.5, -3 / 58**0.5])
-    # Half of each: (7/8, 1/8) and (11/8, -3/8).
+    assert first == pytest.approx([5 / 34**0.5, 3 / 34**0.5])
+    assert second == pytest.approx([13 / 194**0.5, -5 / 194**0.5])
+    # Half of each: (13/16, 3/16) and (21/16, -5/16).
     first, second = reference.blend(late, isolated, 0.5)
-    assert first == pytest.approx([7 / 50**0.5, 1 / 50**0.5])
-    assert second == pytest.approx([11 / 130**0.5, -3 / 130**0.5])
+    assert first == pytest.approx([13 / 178**0.5, 3 / 178**0.5])
+    assert second == pytest.approx([21 / 466**0.5, -5 / 466**0.5])
 
 
 def test_late_vectors_of_one_window(loaded: Loaded) -> None:
