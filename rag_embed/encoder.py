@@ -21,11 +21,11 @@ from torch import Tensor
 from rag_embed.adapter import Adapter, merge_adapter
 from rag_embed.checkpoint import load_checkpoint
 from rag_embed.devices import pick_batch_tokens
-from rag_embed.errors import ContextOverflowError, NonFiniteError, UnsupportedModelError
+from rag_embed.errors import NonFiniteError, UnsupportedModelError
 from rag_embed.guards import Guard, check_dtype
 from rag_embed.packed_attention import fill_pass, group_passes
 from rag_embed.profiles import Profile
-from rag_embed.tokens import Tokens
+from rag_embed.tokens import Tokens, surround
 
 
 class Encoder:
@@ -162,19 +162,9 @@ class Encoder:
             NonFiniteError: A state is NaN or infinite.
         """
         prefix, suffix = (self.prefix_ids, self.suffix_ids) if adds_special_tokens else ([], [])
-        capacity = self.max_tokens - len(prefix) - len(suffix)
-
-        def complete() -> Iterator[tuple[Int[np.ndarray, " _"], int]]:
-            for ids in sequences:
-                if len(ids) > capacity:
-                    raise ContextOverflowError(
-                        f"{len(ids)} tokens in one sequence; {self.profile.name} reads at most {capacity} at "
-                        "once. Split the text into windows first"
-                    )
-                full = np.concatenate([prefix, ids, suffix]).astype(np.int64)
-                yield full, len(full)
-
-        for batch, size in group_passes(complete(), pass_tokens or self.batch_tokens):
+        whole = surround(sequences, prefix, suffix, max_tokens=self.max_tokens, name=self.profile.name)
+        sized = ((ids, len(ids)) for ids in whole)
+        for batch, size in group_passes(sized, pass_tokens or self.batch_tokens):
             yield from self._forward(batch, (pass_tokens or size) - size, unseen_tokens)
 
     @torch.inference_mode()

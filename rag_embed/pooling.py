@@ -12,6 +12,9 @@ from rag_embed.errors import EmptySpanError, InputError, NonFiniteError
 from rag_embed.modes import Pooling
 from rag_embed.spans import TokenSpan
 
+REACH = 1.5
+"""How many times the mean difference of its two readings a document's chunks are moved, where it has many."""
+
 
 class SpanPool:
     """Running means of the chunks of one document, fed window by window.
@@ -124,7 +127,7 @@ def blend(
     isolated: Float[Tensor, "chunks dim"],
     alpha: float,
     *,
-    reach: float = 1.5,
+    reach: float = REACH,
 ) -> Float[Tensor, "chunks dim"]:
     """Mix the two readings of one document's chunks.
 

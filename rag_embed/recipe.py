@@ -14,6 +14,7 @@ from rag_embed.guards import Guard, Side, check_form, check_late, check_native
 from rag_embed.late_chunking import Strategy, check_blend
 from rag_embed.modes import Precision
 from rag_embed.passes import WindowOptions
+from rag_embed.pooling import REACH
 from rag_embed.profiles import EMBEDDED_MODEL, Profile, locate_checkpoint
 from rag_embed.served import Engine
 from rag_embed.vector_form import VectorForm
@@ -145,7 +146,7 @@ class Recipe:
         options = {name: getattr(self, name) for name in relevant}
         options["window_tokens"] = self.window_options.window_tokens
         if self.strategy == "blend":  # the isolated half is moved to the document's place (pooling.blend)
-            options["moved"] = 1.5
+            options["moved"] = REACH
         return name_vector_space(
             self.profile,
             self.strategy,

@@ -19,7 +19,6 @@ from rag_embed.chunk_embedder import ChunkEmbedder, Embedded
 from rag_embed.chunked_text import ChunkedText
 from rag_embed.errors import InputError
 from rag_embed.recipe import Recipe
-from tests.checkpoints import tiny_bert
 from tests.test_adapter import write_adapter
 from tests.test_shared_layers import share_one_layer
 
@@ -27,18 +26,13 @@ WORDS = ["river", "bridge", "city", "people", "capital", "germany", "berlin", "t
 
 
 @pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_bert(tmp_path_factory.mktemp("model"))
+def adapter(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path) -> Path:
+    return share_one_layer(write_adapter(tmp_path_factory.mktemp("adapter") / "upper", tiny_folder))
 
 
 @pytest.fixture(scope="module")
-def adapter(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path) -> Path:
-    return share_one_layer(write_adapter(tmp_path_factory.mktemp("adapter") / "upper", checkpoint))
-
-
-@pytest.fixture(scope="module")
-def recipe(checkpoint: Path, adapter: Path) -> Recipe:
-    return Recipe(model=checkpoint, adapter=adapter)
+def recipe(tiny_folder: Path, adapter: Path) -> Recipe:
+    return Recipe(model=tiny_folder, adapter=adapter)
 
 
 def make_document(paragraphs: Sequence[str], head: str = "") -> ChunkedText:
@@ -153,12 +147,12 @@ def test_vectors_alone_and_vectors_with_tokens_are_kept_apart(tmp_path: Path, re
     assert all(tokens is not None for tokens in found[1])
 
 
-def test_another_recipe_finds_nothing(tmp_path: Path, recipe: Recipe, checkpoint: Path) -> None:
-    other_adapter = share_one_layer(write_adapter(tmp_path / "other", checkpoint, seed=1))
+def test_another_recipe_finds_nothing(tmp_path: Path, recipe: Recipe, tiny_folder: Path) -> None:
+    other_adapter = share_one_layer(write_adapter(tmp_path / "other", tiny_folder, seed=1))
     document = make_document([make_paragraph(number) for number in range(12)])
     path = tmp_path / "windows.sqlite"
     embed(load_embedder(recipe, window_cache=path), document)
-    other = Recipe(model=checkpoint, adapter=other_adapter)
+    other = Recipe(model=tiny_folder, adapter=other_adapter)
     expected = embed(load_embedder(other, window_cache=tmp_path / "other.sqlite"), document)
     assert_same_bits(embed(load_embedder(other, window_cache=path), document), expected)
 
@@ -207,15 +201,15 @@ def test_a_file_that_cannot_be_used_is_named(tmp_path: Path, recipe: Recipe, con
         embed(embedder, make_document(["berlin is the city"]))
 
 
-def test_windows_that_are_counted_from_the_start_are_refused(tmp_path: Path, checkpoint: Path) -> None:
+def test_windows_that_are_counted_from_the_start_are_refused(tmp_path: Path, tiny_folder: Path) -> None:
     with pytest.raises(InputError, match="windows are counted from the start"):
-        load_embedder(Recipe(model=checkpoint, adapter=None), window_cache=tmp_path / "windows.sqlite")
+        load_embedder(Recipe(model=tiny_folder, adapter=None), window_cache=tmp_path / "windows.sqlite")
 
 
-def test_a_llamaindex_model_reads_what_was_edited(tmp_path: Path, checkpoint: Path, adapter: Path) -> None:
+def test_a_llamaindex_model_reads_what_was_edited(tmp_path: Path, tiny_folder: Path, adapter: Path) -> None:
     parser = LateChunkingNodeParser(node_parser=SentenceSplitter(chunk_size=24, chunk_overlap=0))
     model = ContextualEmbedding(
-        model=str(checkpoint), adapter=str(adapter), window_cache=str(tmp_path / "windows.sqlite")
+        model=str(tiny_folder), adapter=str(adapter), window_cache=str(tmp_path / "windows.sqlite")
     )
     paragraphs = [f"{make_paragraph(number, 4 + number % 9)}.\n\n" for number in range(200)]
     model(parser([Document(text="".join(paragraphs), id_="a")]))

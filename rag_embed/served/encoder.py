@@ -16,7 +16,6 @@ from torch import Tensor
 from rag_embed.adapter import Adapter
 from rag_embed.checkpoint import load_tokenizer
 from rag_embed.errors import (
-    ContextOverflowError,
     EncoderAnswerError,
     NonFiniteError,
     UnsupportedModelError,
@@ -28,7 +27,7 @@ from rag_embed.served.connection import Connection
 from rag_embed.served.server import Server
 from rag_embed.served.tei import TeiWire
 from rag_embed.served.vllm import VllmWire
-from rag_embed.tokens import Tokens
+from rag_embed.tokens import Tokens, surround
 
 Sequences: TypeAlias = list[Int[np.ndarray, " _"]]
 
@@ -188,16 +187,10 @@ class ServedEncoder:
     ) -> Iterator[Sequences]:
         """Put sequences into requests of a bounded size."""
         prefix, suffix = (self.prefix_ids, self.suffix_ids) if adds_special_tokens else ([], [])
-        capacity = self.max_tokens - len(prefix) - len(suffix)
+        whole = surround(sequences, prefix, suffix, max_tokens=self.max_tokens, name=self.profile.name)
         batch: Sequences = []
         size = 0
-        for ids in sequences:
-            if len(ids) > capacity:
-                raise ContextOverflowError(
-                    f"{len(ids)} tokens in one sequence; {self.profile.name} reads at most {capacity} at "
-                    "once. Split the text into windows first"
-                )
-            full = np.concatenate([prefix, ids, suffix]).astype(np.int64)
+        for full in whole:
             is_full = len(batch) == self.server.batch_sequences or size + len(full) > self.server.batch_tokens
             if batch and is_full:
                 yield batch
