@@ -27,6 +27,8 @@ SCRIPTS = (
     "short_documents",
     "split_layers",
     "blends",
+    "ablation",
+    "query_adapter",
     "migration",
     "quotes",
     "chat",

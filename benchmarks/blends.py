@@ -1,9 +1,9 @@
 """How to mix a chunk's vector in context with its vector alone: as they are, or along the document's shift.
 
-Halves of two passes are mixed half and half. The isolated half stays where it is (0), or is moved by so many
-times the mean difference of both halves over its document; "1.5 - 0.5/n", with n the chunks of it, is
-what the package does (`rag_embed.pooling.blend`). The default makes both halves in one pass. The last rows
-search by words too.
+Halves of two passes are mixed half and half, the isolated half moved by so many times the mean difference of
+both over its document, the shift. "Neighbours left out" is what the package does (`rag_embed.pooling.blend`):
+moved once, without what only neighbours say. The default makes both halves in one pass. The last rows search
+by words too.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from rag_embed.evaluation.arms import ISOLATED
 from rag_embed.evaluation.metrics import MAIN_MEASURE, measure
 from rag_embed.evaluation.ranking import rank
 from rag_embed.evaluation.vectors import Vectors, with_options
+from rag_embed.pooling import blend
 
 SETS: dict[str, int | None] = {"squad_half": 8, "obliqa_half": 1, **CONTEXT_SETS}
 QUICK_SETS = ("cuad_small",)
@@ -39,11 +40,10 @@ WITH_WORDS: dict[str, dict[str, Any]] = {
 
 
 def mix(
-    alone: Float[Tensor, "chunks dim"], late: Float[Tensor, "chunks dim"], times: float | None
+    alone: Float[Tensor, "chunks dim"], late: Float[Tensor, "chunks dim"], times: float
 ) -> Float[Tensor, "chunks dim"]:
-    """Mix the unit vectors of one document half and half, the isolated moved; None is the package's way."""
-    factor = 1.5 - 0.5 / len(alone) if times is None else times
-    return normalize(late + alone + factor * (late - alone).mean(dim=0), dim=1)
+    """Mix the unit vectors of one document half and half, the isolated moved."""
+    return normalize(late + alone + times * (late - alone).mean(dim=0), dim=1)
 
 
 def score(
@@ -77,9 +77,12 @@ def main(argv: Sequence[str] | None = None) -> None:
             )
             arms[f"{kind}, in context"] = late
             halves = list(zip(alone.split(sizes), late.split(sizes), strict=True))
-            for times in (*TIMES, None):
-                label = "1.5 - 0.5/n" if times is None else f"{times:g}"
-                arms[f"{kind}, moved {label} times"] = torch.cat([mix(*each, times) for each in halves])
+            for times in TIMES:
+                arms[f"{kind}, moved {times:g} times"] = torch.cat([mix(*each, times) for each in halves])
+            spans = [document.spans for document in evalset.documents]
+            pairs = zip(halves, spans, strict=True)
+            kept = [blend(late, alone, model.alpha, spans=places) for (alone, late), places in pairs]
+            arms[f"{kind}, neighbours left out"] = torch.cat(kept)
         arms[IN_ONE_PASS] = vectors.chunks(model, with_title=evalset.has_titles)
         scores = {arm: score(evalset, queries, chunks) for arm, chunks in arms.items()}
         words = [

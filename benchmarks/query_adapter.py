@@ -2,8 +2,9 @@
 
 Chunks keep their token states; only the states of a question's tokens are trained, on first-stage lists of
 which half are the best by vectors and half are drawn. Khattab & Zaharia 2020, arXiv:2004.12832, train both
-sides; RankNet is Burges et al. 2005, "Learning to Rank using Gradient Descent", section 3. It has
-not been run to the end; nothing of it is in the package.
+sides; RankNet is Burges et al. 2005, "Learning to Rank using Gradient Descent", section 3. It gained
+nothing on texts of other kinds than it was trained on (docs/decisions/reranking.md), so nothing of it is in
+the package.
 """
 
 from __future__ import annotations

@@ -22,6 +22,7 @@ FILES = (
     "docs/chat-page.md",
     "docs/chat.md",
     "docs/decisions/one-pass.md",
+    "docs/decisions/reranking.md",
     "docs/evaluation.md",
     "docs/migration.md",
     "docs/models.md",

@@ -252,6 +252,7 @@ TABLES: Mapping[str, tuple[str, Callable[[Result], str]]] = {
     "query_adapter": ("query_adapter", training.query_adapter),
     "filters": ("filters", training.filters),
     "blends": ("blends", training.blends),
+    "ablation": ("ablation", training.ablation),
     "split_layers": ("split_layers", training.split_layers),
     "migration": ("migration", quality.migration),
     "quotes": ("quotes", quality.quotes),

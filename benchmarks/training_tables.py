@@ -54,6 +54,20 @@ def blends(result: Result) -> str:
     return make_table(["nDCG@10", *sets, "mean", "worst against isolated"], rows)
 
 
+def ablation(result: Result) -> str:
+    """nDCG@10 in points by adapters trained without a source or a term, and the mean gain over "all"."""
+    sets = result["results"]
+    rows = []
+    for arm in (row["arm"] for row in next(iter(sets.values()))["rows"]):
+        found = [next(row for row in entry["rows"] if row["arm"] == arm) for entry in sets.values()]
+        values = [100 * row["nDCG@10"] for row in found]
+        gains = [[100 * x for x in row["nDCG@10 over all"]] for row in found if "nDCG@10 over all" in row]
+        gain = format_interval(mean_gain(gains), 1, is_signed=True) if gains else "–"
+        mean = f"{sum(values) / len(values):.1f}"
+        rows.append([arm, *(f"{value:.1f}" for value in values), mean, gain])
+    return make_table(["nDCG@10", *sets, "mean", "over all"], rows)
+
+
 def filters(result: Result) -> str:
     """Shares of right and wrong pairs that the filters keep."""
     header = ["kept", "questions", "right pairs, consistency", "wrong pairs, consistency", "right, language"]

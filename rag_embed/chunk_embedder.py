@@ -251,7 +251,8 @@ class ChunkEmbedder:
                 vectors[rows] = form_vectors(half.in_context, recipe.form)
             if recipe.strategy == "blend" and rows:
                 isolated = form_vectors(half.alone, recipe.form)
-                vectors[rows] = blend(vectors[rows], isolated, recipe.alpha)
+                spans = [document.spans[row] for row in rows]
+                vectors[rows] = blend(vectors[rows], isolated, recipe.alpha, spans=spans)
             for row, reader in zip(rows, reading.readers, strict=False):
                 assert isinstance(reader, SpanTokens)
                 tokens[row] = reader.kept()[0]
@@ -281,7 +282,8 @@ class ChunkEmbedder:
             vectors[others] = form_vectors(means, recipe.form)
             of_windows = form_vectors(context_means, recipe.form)
             if recipe.strategy == "blend" and rows:
-                of_windows = blend(of_windows, vectors[rows], recipe.alpha)
+                spans = [document.spans[row] for row in rows]
+                of_windows = blend(of_windows, vectors[rows], recipe.alpha, spans=spans)
             vectors[rows] = of_windows
             tokens: list[KeptTokens | None] = [each.kept()[0] for each in kept_alone]
             tokens = tokens or [None] * len(document.spans)

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from rag_embed.errors import ContextOverflowError, EmptyTextError, InputError
 from rag_embed.guards import check_form, check_late
+from rag_embed.modes import ALPHA
 from rag_embed.native import embed_native
 from rag_embed.passes import (
     DEFAULT_WINDOWS,
@@ -141,7 +142,7 @@ def embed_chunks(
     spans: Sequence[CharSpan],
     *,
     strategy: Strategy,
-    alpha: float = 0.5,
+    alpha: float = ALPHA,
     head: str = "",
     options: WindowOptions = DEFAULT_WINDOWS,
     form: VectorForm = UNIT_FORM,
@@ -179,7 +180,8 @@ def embed_chunks(
     late = embed_late(encoder, text, spans, head=head, options=options, form=form)
     if strategy == "late":
         return late
-    return blend(late, embed_isolated(encoder, chunks, options=options, form=form), alpha)
+    isolated = embed_isolated(encoder, chunks, options=options, form=form)
+    return blend(late, isolated, alpha, spans=spans)
 
 
 def check_blend(strategy: Strategy, alpha: float, form: VectorForm) -> None:

@@ -7,3 +7,6 @@ Pooling = Literal["mean", "cls", "last-token"]
 
 Precision = Literal["float", "int8", "binary"]
 """Numbers of a vector: of length 1, whole numbers from -128 to 127, or signs."""
+
+ALPHA = 0.6
+"""Share of what context says of the single chunk in a blend, unless another is asked for."""

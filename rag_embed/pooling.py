@@ -7,13 +7,13 @@ from collections.abc import Sequence
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn.functional import pad
 
 from rag_embed.errors import EmptySpanError, InputError, NonFiniteError
 from rag_embed.modes import Pooling
-from rag_embed.spans import TokenSpan
+from rag_embed.spans import CharSpan, TokenSpan, find_neighbours
 
-REACH = 1.5
-"""How many times the mean difference of its two readings a document's chunks are moved, where it has many."""
+_SHORTEST = 1e-3
 
 
 class SpanPool:
@@ -127,26 +127,54 @@ def blend(
     isolated: Float[Tensor, "chunks dim"],
     alpha: float,
     *,
-    reach: float = REACH,
+    spans: Sequence[CharSpan],
 ) -> Float[Tensor, "chunks dim"]:
-    """Mix the two readings of one document's chunks.
+    """Mix the two readings of one document's chunks: isolated + shift + alpha · rest.
 
-    The isolated vectors are moved together, along the mean difference of late and isolated: they stand to
-    each other as they did, and to other documents as context says. Then `alpha` parts late and `1 - alpha`
-    parts of these are added. The only chunk of a document is moved to its late vector, many chunks by `reach`
-    times the difference: once and a half gains where documents have to be told apart and loses little
-    elsewhere (docs/decisions/one-pass.md).
+    What context says of all chunks of the document is the shift, the mean difference of late and isolated. It
+    tells documents apart and leaves the chunks of one document as they stand to each other, so it counts
+    whole. The rest, what context says of the single chunk, counts with `alpha`, but for what the chunks right
+    before and behind say alone and the chunk itself does not: attention smears a text over its neighbours,
+    which then answer its questions. What was measured is in docs/decisions/one-pass.md.
 
     Args:
         late: Of all chunks of a document, in context; of any length.
         isolated: The same chunks alone.
-        alpha: Share of what context says of the single chunk, from 0 to 1; 1 gives the late vectors.
-        reach: How far many chunks are moved; n chunks by this less (reach - 1) / n.
+        alpha: Share of what context says of the single chunk, from 0 to 1.
+        spans: Where the chunks stand; tells who are neighbours (`spans.find_neighbours`).
 
     Returns:
-        Unit vectors.
+        Unit vectors; of a document's only chunk, its late vector.
     """
     late, isolated = normalise(late), normalise(isolated)
     shift = (late - isolated).mean(dim=0)
-    moved = isolated + (reach - (reach - 1) / len(late)) * shift
-    return normalise(alpha * late + (1 - alpha) * moved)
+    rest = _leave_neighbours(late - isolated - shift, isolated, find_neighbours(spans))
+    return normalise(isolated + shift + alpha * rest)
+
+
+def _leave_neighbours(
+    said: Float[Tensor, "chunks dim"],
+    isolated: Float[Tensor, "chunks dim"],
+    neighbours: tuple[Sequence[int], Sequence[int]],
+) -> Float[Tensor, "chunks dim"]:
+    """Take out of what is said of each chunk what its two neighbours say and it does not.
+
+    Vectors are counted from the document's mean, or what all its chunks share would be taken out too.
+    """
+    own = isolated - isolated.mean(dim=0)
+    with_none = pad(own, (0, 0, 0, 1))  # the place -1, for no neighbour, is the last row
+    known = [_directions(own)]
+    for places in neighbours:
+        beside = with_none[list(places)]
+        for direction in known:
+            beside = beside - (beside * direction).sum(dim=1, keepdim=True) * direction
+        known.append(_directions(beside))
+    for direction in known[1:]:
+        said = said - (said * direction).sum(dim=1, keepdim=True) * direction
+    return said
+
+
+def _directions(vectors: Float[Tensor, "chunks dim"]) -> Float[Tensor, "chunks dim"]:
+    """Scale to length 1; what is so short that rounding gives its direction becomes 0."""
+    lengths: Tensor = torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
+    return vectors / lengths.clamp(min=_SHORTEST) * (lengths >= _SHORTEST)

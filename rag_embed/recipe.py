@@ -12,9 +12,8 @@ from rag_embed.adapter import Adapter, find_adapter, locate_adapter
 from rag_embed.devices import Dtype
 from rag_embed.guards import Guard, Side, check_form, check_late, check_native
 from rag_embed.late_chunking import Strategy, check_blend
-from rag_embed.modes import Precision
+from rag_embed.modes import ALPHA, Precision
 from rag_embed.passes import WindowOptions
-from rag_embed.pooling import REACH
 from rag_embed.profiles import EMBEDDED_MODEL, Profile, locate_checkpoint
 from rag_embed.served import Engine
 from rag_embed.vector_form import VectorForm
@@ -50,7 +49,7 @@ class Recipe:
     revision: str | None = None
     dtype: Dtype = "auto"
     strategy: Strategy = "blend"
-    alpha: float = 0.5
+    alpha: float = ALPHA
     adapter: str | Path | None = "auto"
     head: Literal["none", "metadata"] = "metadata"
     window_tokens: int | None = None
@@ -145,8 +144,8 @@ class Recipe:
         relevant += ["dim", "precision"] * (self.form != VectorForm())
         options = {name: getattr(self, name) for name in relevant}
         options["window_tokens"] = self.window_options.window_tokens
-        if self.strategy == "blend":  # the isolated half is moved to the document's place (pooling.blend)
-            options["moved"] = REACH
+        if self.strategy == "blend":  # how its halves are mixed (pooling.blend)
+            options["neighbours"] = "left out"
         return name_vector_space(
             self.profile,
             self.strategy,

@@ -223,3 +223,27 @@ def _without_outer_blanks(text: str, starts: Offsets, ends: Offsets) -> tuple[Of
     trimmed_ends = preceding[np.minimum(ends, len(text)) - 1] + 1
     holds_words = trimmed_starts < trimmed_ends
     return np.where(holds_words, trimmed_starts, starts), np.where(holds_words, trimmed_ends, ends)
+
+
+def find_neighbours(spans: Sequence[CharSpan]) -> tuple[list[int], list[int]]:
+    """Find the chunks right before and right behind each chunk.
+
+    Before it is the chunk that begins last of those that begin earlier and end earlier, behind it the one
+    that ends first of those that end later and begin later. Overlaps do not matter, and what contains a
+    chunk, as the parent in a hierarchy does, is no neighbour of it.
+
+    Returns:
+        For each span the place of the one before, and of the one behind; -1 for none.
+    """
+    before = _find_previous([(span.start, span.end) for span in spans])
+    return before, _find_previous([(-span.end, -span.start) for span in spans])
+
+
+def _find_previous(ranges: Sequence[tuple[int, int]]) -> list[int]:
+    order = sorted(range(len(ranges)), key=lambda place: ranges[place])
+    found = [-1] * len(ranges)
+    for rank, place in enumerate(order):
+        start, end = ranges[place]
+        backwards = (order[other] for other in range(rank - 1, -1, -1))
+        found[place] = next((p for p in backwards if ranges[p][0] < start and ranges[p][1] < end), -1)
+    return found

@@ -1,7 +1,8 @@
 """Late chunking and late interaction, slow and obvious: what the real ones are compared with, to 1e-5.
 
-Everything is a plain Python loop over lists of numbers, one window at a time, batch size 1, eager attention,
-float32 forward and float64 mean. Nothing here is imported from the implementation except the error classes.
+Everything but one projection is a plain Python loop over lists of numbers, one window at a time, batch
+size 1, eager attention, float32 forward and float64 mean. Nothing here is imported from the implementation
+except the error classes.
 
 Source: Günther et al. 2024, arXiv:2409.04701. Differs in: a token that straddles two chunks is kept, and long
 documents are read in overlapping windows of which each token keeps the state of its most central one.
@@ -13,12 +14,14 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from transformers import AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 
 from rag_embed.errors import EmptySpanError, EmptyTextError
 
 Vector = list[float]
+Array = np.ndarray  # where a library solves for something
 SPECIAL_TOKENS = 2  # [CLS] before and [SEP] behind every window
 
 
@@ -318,19 +321,38 @@ def isolated_vector(
     return unit(mean(states))
 
 
-def blend(late: Sequence[Vector], isolated: Sequence[Vector], alpha: float) -> list[Vector]:
-    """Mix the vectors of each of n chunks, the isolated moved by 1.5 - 0.5/n times the mean difference."""
+def blend(
+    late: Sequence[Vector], isolated: Sequence[Vector], alpha: float, chunks: Sequence[tuple[int, int]]
+) -> list[Vector]:
+    """Mix the vectors of a document's chunks: the isolated one, the mean difference, a share of its rest.
+
+    Of the rest, what lies in the space of the chunk and its neighbours, but not in its own direction, is
+    dropped; directions are those of isolated vectors around their mean. The neighbours are the chunk that
+    begins last before it, and the one that ends first behind it, neither of which contains it.
+    """
     late, isolated = [unit(vector) for vector in late], [unit(vector) for vector in isolated]
-    centre_in_context, centre_alone = mean(late), mean(isolated)
+    centre = np.array(mean(isolated))
+    shift = np.array(mean(late)) - centre
     blended = []
-    times = 1.5 - 0.5 / len(late)
-    for in_context, alone in zip(late, isolated, strict=True):
-        mixed = []
-        for component in range(len(in_context)):
-            moved = alone[component] + times * (centre_in_context[component] - centre_alone[component])
-            mixed.append(alpha * in_context[component] + (1 - alpha) * moved)
-        blended.append(unit(mixed))
+    for row, alone in enumerate(map(np.array, isolated)):
+        rest = np.array(late[row]) - alone - shift
+        start, end = chunks[row]
+        before = [i for i, (first, last) in enumerate(chunks) if first < start and last < end]
+        behind = [i for i, (first, last) in enumerate(chunks) if first > start and last > end]
+        before = sorted(before, key=lambda i: chunks[i])[-1:]
+        behind = sorted(behind, key=lambda i: (chunks[i][1], chunks[i][0]))[:1]
+        beside = [np.array(isolated[i]) - centre for i in (row, *before, *behind)]
+        rest = rest - project(rest, beside) + project(rest, beside[:1])
+        blended.append(unit((alone + shift + alpha * rest).tolist()))
     return blended
+
+
+def project(vector: Array, directions: Sequence[Array]) -> Array:
+    """Project onto the space of some vectors, which may be short of rank."""
+    matrix = np.stack(directions, axis=1)
+    if np.abs(matrix).max() < 1e-6:
+        return np.zeros_like(vector)
+    return matrix @ np.linalg.lstsq(matrix, vector, rcond=1e-6)[0]
 
 
 # ---------------------------------------------------------------- late interaction

@@ -48,6 +48,22 @@ def test_the_mean_changes_weights_by_the_mean(
         torch.testing.assert_close(change, expected, atol=5e-3, rtol=0)  # the file holds half precision
 
 
+@pytest.mark.parametrize("rank", [1, 4, 6, 9])
+def test_a_shorter_mean_is_the_nearest_of_its_rank(tmp_path: Path, checkpoint: Path, rank: int) -> None:
+    parts = [
+        locate_adapter(write_adapter(tmp_path / f"part{seed}", checkpoint, rank=2, seed=seed))
+        for seed in range(3)
+    ]
+    full = average_adapters(parts, tmp_path / "full", window_tokens=24)
+    mean = locate_adapter(average_adapters(parts, tmp_path / "mean", window_tokens=24, rank=rank))
+    assert mean.rank == min(rank, 6)
+    whole, short = changes(checkpoint, locate_adapter(full)), changes(checkpoint, mean)
+    for name, change in whole.items():
+        if change.abs().max() > 0.1:
+            rest = torch.linalg.svdvals(change)[rank:].square().sum().sqrt()
+            assert (change - short[name]).norm() == pytest.approx(float(rest), abs=0.02)
+
+
 def test_the_card_names_the_parts_and_the_same_again_is_left_as_it_is(
     tmp_path: Path, checkpoint: Path
 ) -> None:

@@ -5,6 +5,9 @@ import random
 import statistics
 import subprocess
 import sys
+import sysconfig
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,6 +20,7 @@ from benchmarks.bootstrap import mean_interval
 from benchmarks.race import Race
 from benchmarks.tables import TABLES
 from benchmarks.work import encoder_flops, gemm_contestants, gemm_rates, log_passes
+from rag_embed.spans import CharSpan
 from rag_embed.windows import make_windows
 
 
@@ -260,14 +264,35 @@ def test_blends_runs(tiny_sets):
     assert all(0 <= row["nDCG@10"] <= 1 for row in entry["rows"])
 
 
+def test_ablation_runs_and_an_adapter_is_trained_once(tiny_sets, monkeypatch):
+    pytest.importorskip("peft")
+    from benchmarks import ablation
+    from corpora.code import read_code_files
+
+    stdlib = Path(sysconfig.get_paths()["stdlib"])
+    documents = read_code_files(stdlib, source="stdlib", limit=8)
+    documents += [replace(each, source="other") for each in read_code_files(stdlib, source="x", limit=16)[8:]]
+    monkeypatch.setattr(ablation, "read_sources", lambda: (documents, []))
+    monkeypatch.setattr(ablation, "QUICK_RESULTS", tiny_sets)
+    names = [name for name, *_ in ablation.find_variants(documents, ablation.read_options(2))]
+    assert names[:3] == ["all", "without stdlib", "without other"]
+    (entry,) = run_quick(ablation, tiny_sets, "--sets", "cuad_small").values()
+    (entry_again,) = run_quick(ablation, tiny_sets, "--sets", "cuad_small").values()
+    assert entry == entry_again
+    rows = {row["arm"]: row for row in entry["rows"]}
+    assert list(rows) == ["isolated", "all", "all + late interaction", *names[4::4]]
+    assert "nDCG@10 over all" not in rows["all"] and "nDCG@10 over all" in rows[names[4]]
+
+
 def test_the_mixture_of_the_benchmark_is_that_of_the_package():
     from benchmarks.blends import mix
     from rag_embed.pooling import blend
 
     alone, late = torch.nn.functional.normalize(torch.randn(2, 5, 8), dim=2)
-    assert (mix(alone, late, None) - blend(late, alone, 0.5)).abs().max() < 1e-6
-    assert (mix(alone, late, 1.4) - mix(alone, late, None)).abs().max() < 1e-6
-    assert (mix(alone, late, 0) - mix(alone, late, None)).abs().max() > 1e-2
+    # A chunk that contains another is no neighbour of it, so nothing is left out.
+    blended = blend(late, alone, 0.5, spans=[CharSpan(i, 20 - i) for i in range(5)])
+    assert (mix(alone, late, 1) - blended).abs().max() < 1e-6
+    assert (mix(alone, late, 0) - blended).abs().max() > 1e-2
 
 
 def test_launches_runs(tmp_path):

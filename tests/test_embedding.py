@@ -615,7 +615,8 @@ def test_a_blend_mixes_headed_windows_with_bare_chunks(tiny_folder: Path) -> Non
     both = {"title", "page"}
 
     def mix(late: np.ndarray, isolated: np.ndarray) -> list[reference.Vector]:
-        return reference.blend(late.tolist(), isolated.tolist(), 0.3)
+        spans = [(node.start_char_idx, node.end_char_idx) for node in parse(*read("lists"))]
+        return reference.blend(late.tolist(), isolated.tolist(), 0.3, spans)
 
     mixed = mix(vectors(both, strategy="late"), vectors({"page"}, strategy="isolated"))
     np.testing.assert_allclose(vectors(both, strategy="blend", alpha=0.3), mixed, atol=1e-6)

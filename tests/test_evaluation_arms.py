@@ -71,8 +71,14 @@ def test_another_blend_costs_no_forward(model, tmp_path):
     mixed = again.chunks(with_options(model, strategy="blend", alpha=0.25), with_title=True)
     assert model.encoder.forward_count == before
     sizes = [len(document.spans) for document in documents]
-    halves = zip(late.split(sizes), isolated.split(sizes), strict=True)
-    expected = [each for a, b in halves for each in reference.blend(a.tolist(), b.tolist(), 0.25)]
+    halves = zip(late.split(sizes), isolated.split(sizes), documents, strict=True)
+    expected = [
+        vector
+        for a, b, document in halves
+        for vector in reference.blend(
+            a.tolist(), b.tolist(), 0.25, [(span.start, span.end) for span in document.spans]
+        )
+    ]
     assert torch.allclose(mixed, torch.tensor(expected), atol=1e-6)
 
 
@@ -112,7 +118,7 @@ def test_the_cache_keeps_all_of_a_batch_or_nothing(tmp_path):
 def test_killed_in_the_middle_it_goes_on_to_the_same_result(model, tmp_path, monkeypatch, fails_at):
     evalset = make_set(3)
     arms = make_arms(model, has_titles=True, with_rerank=True)
-    arms = choose_arms(arms, ["bm25", "title + blend 0.5", "title + blend 0.5 + late interaction"])
+    arms = choose_arms(arms, ["bm25", "title + blend 0.6", "title + blend 0.6 + late interaction"])
     whole = evaluate(evalset, arms, model=model)
     forward, calls = Encoder._forward, []
     monkeypatch.setattr("rag_embed.evaluation.vectors._BATCH_CHUNKS", 6)
@@ -171,8 +177,8 @@ def test_reranking_is_what_the_postprocessor_does(model):
 
 
 def test_arms_are_all_there_and_the_default_is_marked(model):
-    names = {arm.name: arm for arm in make_arms(model, has_titles=True, alphas=(0.5, 0.2))}
-    plain = ["isolated", "late", "blend 0.5", "blend 0.2"]
+    names = {arm.name: arm for arm in make_arms(model, has_titles=True, alphas=(0.6, 0.2))}
+    plain = ["isolated", "late", "blend 0.6", "blend 0.2"]
     assert set(names) >= {"bm25", "title + bm25", *plain, *(f"title + {name}" for name in plain)}
     assert [arm.with_title for arm in names.values() if arm.is_default] == [True]
     assert [names[name].passes for name in ("bm25", "isolated", "late", "blend 0.2")] == [0, 1, 1, 2]

@@ -54,7 +54,7 @@ def test_a_folder_without_queries_gets_proxies_and_is_told_so(run, docs, tmp_pat
     found = succeed(run(*words, "--html", page, "--json"))
     assert (found["documents"], found["queries"]) == (4, 5)
     assert any("The 5 queries are PROXIES" in warning for warning in found["warnings"])
-    assert {arm["arm"] for arm in found["arms"]} >= {"bm25", "isolated", "title + blend 0.5"}
+    assert {arm["arm"] for arm in found["arms"]} >= {"bm25", "isolated", "title + blend 0.6"}
     assert sum(arm["is_default"] for arm in found["arms"]) == 1
     assert page.read_text(encoding="utf-8").startswith("<!doctype html>")
     encoder = load_encoder(str(tiny_folder), batch_tokens=1024)

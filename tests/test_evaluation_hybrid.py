@@ -37,14 +37,14 @@ def model(tiny_folder):
 def evaluation(model):
     arms = make_arms(model, has_titles=True, with_rerank=True)
     arms = choose_arms(
-        arms, ["bm25", "title + isolated", "isolated + words", RECOMMENDED, RERANKED, "blend 0.5"]
+        arms, ["bm25", "title + isolated", "isolated + words", RECOMMENDED, RERANKED, "blend 0.6"]
     )
     return evaluate(make_set(), arms, model=model, with_costs=True, with_weights=True)
 
 
 def test_words_stand_beside_every_reading_and_late_interaction_behind_context(model):
     names = [arm.name for arm in make_arms(model, has_titles=True)]
-    for reading in ("isolated", "late", "blend 0.5"):
+    for reading in ("isolated", "late", "blend 0.6"):
         assert f"{reading} + words" in names and f"title + {reading} + words" in names
     assert not [name for name in names if "late interaction" in name]
     reranked = make_arms(model, has_titles=True, with_rerank=True)
@@ -58,7 +58,7 @@ def test_words_stand_beside_every_reading_and_late_interaction_behind_context(mo
 
 def test_with_an_adapter_words_stand_beside_what_was_read_with_it():
     names = [arm.name for arm in make_arms(ContextualEmbedding(), has_titles=False)]
-    assert "adapter + words" in names and "adapter blend 0.5 + words" in names
+    assert "adapter + words" in names and "adapter blend 0.6 + words" in names
     assert "late" in names and "late + words" not in names
 
 
@@ -73,7 +73,7 @@ def test_arms_are_as_dear_as_what_they_do(model):
         "late",
         "late + words",
         RECOMMENDED,
-        "blend 0.5",
+        "blend 0.6",
         "late + late interaction",
     ]
     assert sorted(cheap_first, key=lambda name: arms[name].effort) == cheap_first
@@ -132,7 +132,7 @@ def test_bytes_are_those_of_what_a_store_keeps(model, evaluation):
     dense, lexical = 4 * 32, 8 * sum(map(len, words)) / len(nodes)
     tokens = sum(tokens_of(node).size for node in nodes) / len(nodes) / 2
     found = {name: cost.bytes_per_chunk for name, cost in evaluation.costs.by_arm.items()}
-    assert found["isolated"] == found["title + isolated"] == found["blend 0.5"] == dense
+    assert found["isolated"] == found["title + isolated"] == found["blend 0.6"] == dense
     assert found[RECOMMENDED] == pytest.approx(dense + lexical, abs=0.06)
     assert found[RERANKED] == pytest.approx(dense + lexical + tokens, abs=0.06)
     assert 0 < found["bm25"] < found["isolated"]
@@ -142,7 +142,7 @@ def test_times_are_measured_and_grow_with_what_is_done(evaluation):
     costs = evaluation.costs.by_arm
     assert all(cost.query_ms > 0 and cost.ingestion_s > 0 for cost in costs.values())
     assert costs["bm25"].query_ms < costs[RERANKED].query_ms
-    assert costs["bm25"].ingestion_s < costs["blend 0.5"].ingestion_s
+    assert costs["bm25"].ingestion_s < costs["blend 0.6"].ingestion_s
     note = evaluation.costs.note
     assert (
         "12 questions one by one" in note and "24 chunks of 8 documents" in note and "without writing" in note

@@ -16,9 +16,9 @@ ARMS = {
     "words": Arm("isolated + words", ALONE, method="hybrid"),
     "late": Arm("late", LATE),
     "late + words": Arm("late + words", LATE, method="hybrid"),
-    "blend": Arm("blend 0.5", BLEND, is_default=True),
+    "blend": Arm("blend 0.6", BLEND, is_default=True),
     "reranked": add_rerank(Arm("late", LATE)),
-    "all": add_rerank(Arm("title + blend 0.5 + words", BLEND, method="hybrid", with_title=True)),
+    "all": add_rerank(Arm("title + blend 0.6 + words", BLEND, method="hybrid", with_title=True)),
 }
 
 
@@ -88,7 +88,7 @@ def test_a_second_pass_and_a_reranker_are_advised_only_where_they_are_sure_to_ga
     assert judge({"late + words": 0.1, "blend": 0.1005, "all": 0.102}).arm == "late + words"
     assert (
         judge({"late + words": 0.1, "blend": 0.12, "all": 0.16}).arm
-        == "title + blend 0.5 + words + late interaction"
+        == "title + blend 0.6 + words + late interaction"
     )
 
 

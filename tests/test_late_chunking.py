@@ -162,7 +162,7 @@ def test_blends_equal_the_reference(tiny_encoder: Encoder, tiny_reference: Loade
         reference.isolated_vector(*tiny_reference, DOCUMENT[start:end], MAX_TOKENS, 31)
         for start, end in chunks
     ]
-    expected = reference.blend(late, isolated, alpha)
+    expected = reference.blend(late, isolated, alpha, chunks)
     assert largest_difference(found, expected) < 1e-5
 
 
@@ -224,7 +224,9 @@ def test_strategies(tiny_encoder: Encoder) -> None:
     assert largest_difference(late, isolated) > 1e-2
     for alpha in (1.0, 0.0):
         found = embed_chunks(tiny_encoder, DOCUMENT, spans, strategy="blend", alpha=alpha)
-        assert largest_difference(found, reference.blend(late.tolist(), isolated.tolist(), alpha)) < 1e-6
+        chunks = [(span.start, span.end) for span in spans]
+        expected = reference.blend(late.tolist(), isolated.tolist(), alpha, chunks)
+        assert largest_difference(found, expected) < 1e-6
 
 
 @pytest.mark.parametrize("alpha", [-0.01, 1.01, float("nan")])

@@ -174,9 +174,13 @@ def expected_vectors(
             strict=True,
         )
     )
-    alpha = 1.0 if model.strategy == "late" else model.alpha
-    blended = reference.blend(list(late.values()), [isolated[i] for i in filled], alpha) if filled else []
-    of_windows = dict(zip(filled, blended, strict=True))
+    if model.strategy == "late":
+        of_windows = {i: reference.unit(vector) for i, vector in late.items()}
+    else:
+        places = [spans[i] for i in filled]
+        alone = [isolated[i] for i in filled]
+        blended = reference.blend(list(late.values()), alone, model.alpha, places) if filled else []
+        of_windows = dict(zip(filled, blended, strict=True))
     return np.array([of_windows.get(i, isolated[i]) for i in range(len(nodes))])
 
 

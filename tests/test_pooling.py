@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from rag_embed.errors import EmptySpanError, InputError, NonFiniteError
 from rag_embed.pooling import SpanPool, blend, normalise, pool_spans
-from rag_embed.spans import TokenSpan
+from rag_embed.spans import CharSpan, TokenSpan
 from rag_embed.windows import make_windows
 from tests import reference
 
@@ -108,29 +108,60 @@ def test_unit_length_at_any_scale(scale: float) -> None:
     assert (normalise(vectors) - expected).abs().max() < 1e-6
 
 
-@given(st.floats(0, 1), st.integers(0, 2**31))
-@settings(max_examples=50, deadline=None)
-def test_blend_equals_the_reference(alpha: float, seed: int) -> None:
-    late, isolated = torch.randn(2, 5, DIM, generator=torch.Generator().manual_seed(seed))
-    found = blend(late, isolated, alpha)
-    expected = reference.blend(late.double().tolist(), isolated.double().tolist(), alpha)
+def all_differ(spans: list[TokenSpan]) -> bool:
+    """Whether no two chunks are the same characters, of which either might be the neighbour of a third."""
+    return len(set(spans)) == len(spans)
+
+
+IN_A_ROW = [CharSpan(10 * row, 10 * row + 12) for row in range(5)]
+
+
+@given(st.floats(0, 1), st.integers(0, 2**31), st.none() | token_spans(9).filter(all_differ))
+@settings(max_examples=80, deadline=None)
+def test_blend_equals_the_reference(alpha: float, seed: int, drawn: list[TokenSpan] | None) -> None:
+    spans = IN_A_ROW if drawn is None else [CharSpan(each.start, each.end) for each in drawn]
+    late, isolated = torch.randn(2, len(spans), 2 * DIM, generator=torch.Generator().manual_seed(seed))
+    found = blend(late, isolated, alpha, spans=spans)
+    chunks = [(span.start, span.end) for span in spans]
+    expected = reference.blend(late.double().tolist(), isolated.double().tolist(), alpha, chunks)
     assert (found - torch.tensor(expected)).abs().max() < 1e-5
     assert (found.norm(dim=1) - 1).abs().max() < 1e-6
 
 
 def test_a_blend_ends_where_its_parts_begin() -> None:
     late, isolated = torch.randn(2, 5, DIM, generator=torch.Generator().manual_seed(3))
-    assert (blend(late, isolated, 1.0) - normalise(late)).abs().max() < 1e-6
+    # Two chunks have no more to say than their mean and their difference; of these nothing is left out.
+    assert (blend(late[:2], isolated[:2], 1.0, spans=IN_A_ROW[:2]) - normalise(late[:2])).abs().max() < 1e-6
     shift = normalise(late).mean(dim=0) - normalise(isolated).mean(dim=0)
-    moved = normalise(isolated) + (1.5 - 0.5 / 5) * shift
-    assert (blend(late, isolated, 0.0) - normalise(moved)).abs().max() < 1e-6
-    assert (blend(late[:1], isolated[:1], 0.0) - normalise(late[:1])).abs().max() < 1e-6
+    assert (
+        blend(late, isolated, 0.0, spans=IN_A_ROW) - normalise(normalise(isolated) + shift)
+    ).abs().max() < 1e-6
+    assert (blend(late[:1], isolated[:1], 0.0, spans=IN_A_ROW[:1]) - normalise(late[:1])).abs().max() < 1e-6
     # The length of its parts is no weight.
-    assert (blend(late * 100, isolated, 0.3) - blend(late, isolated, 0.3)).abs().max() < 1e-6
+    longer = blend(late * 100, isolated, 0.3, spans=IN_A_ROW)
+    assert (longer - blend(late, isolated, 0.3, spans=IN_A_ROW)).abs().max() < 1e-6
+
+
+def test_what_only_the_neighbours_say_is_left_out_of_a_blend() -> None:
+    # Around their mean, 0, the chunks point east, north, west and south. In context each is itself, as much
+    # of the next one, and as much upward or downward, which none of them says alone.
+    isolated = torch.tensor([[1.0, 0, 0], [0, 1, 0], [-1, 0, 0], [0, -1, 0]])
+    upward = torch.tensor([1.0, 1, -1, -1])[:, None] * torch.tensor([0.0, 0, 1])
+    late = isolated + isolated.roll(-1, dims=0) + upward
+    expected = normalise((3**0.5 + 1) * isolated + upward)
+    assert (blend(late, isolated, 0.5, spans=IN_A_ROW[:4]) - expected).abs().max() < 1e-6
+    # Neighbours are those in the document, whatever the order of the chunks.
+    mixed = [2, 0, 3, 1]
+    spans = [IN_A_ROW[row] for row in mixed]
+    assert (blend(late[mixed], isolated[mixed], 0.5, spans=spans) - expected[mixed]).abs().max() < 1e-6
+    # The last chunk is no neighbour of the first: what they have of each other stays.
+    late = isolated + torch.stack([isolated[3], *torch.zeros(2, 3), isolated[0]])
+    found = blend(late, isolated, 0.5, spans=IN_A_ROW[:4])
+    assert found[0, 1] < -0.1 and found[3, 0] > 0.1
 
 
 def test_shapes_are_checked_in_tests() -> None:
     with pytest.raises(TypeError, match="vectors"):
         normalise(torch.ones(3))
     with pytest.raises(TypeError, match="isolated"):
-        blend(torch.ones(3, 2), torch.ones(2, 2), 0.5)
+        blend(torch.ones(3, 2), torch.ones(2, 2), 0.5, spans=IN_A_ROW[:3])

@@ -171,18 +171,30 @@ def test_unit_mean_and_blend_by_hand() -> None:
     assert reference.unit([3.0, 4.0]) == [0.6, 0.8]
     assert reference.mean([[1.0, 2.0], [3.0, 6.0]]) == [2.0, 4.0]
     # The only chunk of a document is the document, and has its place in context whatever its share is.
-    assert reference.blend([[2.0, 0.0]], [[0.0, 3.0]], 0.3) == [pytest.approx([1.0, 0.0])]
+    assert reference.blend([[2.0, 0.0]], [[0.0, 3.0]], 0.3, [(0, 9)]) == [pytest.approx([1.0, 0.0])]
     # Two chunks that are told apart alone and not in context: the centres are (1, 0) and (1/2, 1/2), so the
-    # isolated ones, (0, 1) and (1, 0), move by 5/4 times (1/2, -1/2), to (5/8, 3/8) and (13/8, -5/8).
+    # isolated ones, (0, 1) and (1, 0), move by (1/2, -1/2), to (1/2, 1/2) and (3/2, -1/2).
     late, isolated = [[2.0, 0.0], [1.0, 0.0]], [[0.0, 3.0], [1.0, 0.0]]
-    assert reference.blend(late, isolated, 1.0) == [pytest.approx([1.0, 0.0])] * 2
-    first, second = reference.blend(late, isolated, 0.0)
-    assert first == pytest.approx([5 / 34**0.5, 3 / 34**0.5])
-    assert second == pytest.approx([13 / 194**0.5, -5 / 194**0.5])
-    # Half of each: (13/16, 3/16) and (21/16, -5/16).
-    first, second = reference.blend(late, isolated, 0.5)
-    assert first == pytest.approx([13 / 178**0.5, 3 / 178**0.5])
-    assert second == pytest.approx([21 / 466**0.5, -5 / 466**0.5])
+    chunks = [(0, 5), (5, 9)]
+    assert reference.blend(late, isolated, 1.0, chunks) == [pytest.approx([1.0, 0.0])] * 2
+    first, second = reference.blend(late, isolated, 0.0, chunks)
+    assert first == pytest.approx([1 / 2**0.5, 1 / 2**0.5])
+    assert second == pytest.approx([3 / 10**0.5, -1 / 10**0.5])
+    # Half of each: (3/4, 1/4) and (5/4, -1/4).
+    first, second = reference.blend(late, isolated, 0.5, chunks)
+    assert first == pytest.approx([3 / 10**0.5, 1 / 10**0.5])
+    assert second == pytest.approx([5 / 26**0.5, -1 / 26**0.5])
+
+
+def test_a_blend_leaves_out_what_neighbours_say_by_hand() -> None:
+    alone = [[1.0, 0, 0], [0, 1.0, 0], [-1.0, 0, 0], [0, -1.0, 0]]
+    # Each is half itself and half the next, and goes up or down besides; only the next is left out.
+    late = [[1.0, 1, 1], [-1.0, 1, 1], [-1.0, -1, -1], [1.0, -1, -1]]
+    side, up = 3**0.5 + 1, 1.0
+    length = (side**2 + up**2) ** 0.5
+    expected = [[side, 0, up], [0, side, up], [-side, 0, -up], [0, -side, -up]]
+    found = reference.blend(late, alone, 0.5, [(0, 3), (2, 6), (6, 7), (9, 12)])
+    assert [v / length for row in expected for v in row] == pytest.approx([v for row in found for v in row])
 
 
 def test_late_vectors_of_one_window(loaded: Loaded) -> None:

@@ -425,6 +425,10 @@ def test_an_index_is_filled_and_searched_through_a_server(
         mixed = run("search", question, *there, store="here")
         assert mixed.exit_code == 1
         assert "Leave out --server and --engine" in " ".join(mixed.stderr.split())
+        new = ("--to-model", tiny_folder, "--adapter", "none", *there)
+        moved = CliRunner().invoke(app, ["migrate", "--store", str(tmp_path / "here"), *map(str, new)])
+        assert moved.exit_code == 0, moved.stderr
+        assert passages(run("search", question, "--json", *there, store="here")) == served
     for one, other in zip(served, local, strict=True):
         for name in ("score", "retrieval_score"):
             assert one.pop(name) == pytest.approx(other.pop(name), abs=TOLERANCE)

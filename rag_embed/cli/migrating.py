@@ -29,6 +29,9 @@ class TargetChoice:
     strategy: opt.StrategyOption = None
     alpha: opt.Alpha = None
     adapter: opt.AdapterOption = None
+    server: opt.ServerOption = None
+    context_server: opt.ContextServer = None
+    engine: opt.EngineOption = None
 
 
 @opt.spread
@@ -48,7 +51,15 @@ def migrate(
     """Embed an index anew with another model beside the old vectors, then switch. Run it again to go on."""
     if target.to_model is None and not drop_old:
         raise typer.BadParameter("name the new model with --to-model")
-    wanted = opt.ModelChoice(target.to_model, target.strategy, target.alpha, target.adapter)
+    wanted = opt.ModelChoice(
+        model=target.to_model,
+        strategy=target.strategy,
+        alpha=target.alpha,
+        adapter=target.adapter,
+        server=target.server,
+        context_server=target.context_server,
+        engine=target.engine,
+    )
     check_alpha(wanted)
     output = Output(as_json=json)
     from rag_embed.indexes.migrating import drop_former, migrate

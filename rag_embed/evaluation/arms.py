@@ -11,13 +11,14 @@ from rag_embed.evaluation.vectors import with_options
 from rag_embed.fusion import Fusion
 from rag_embed.llamaindex import ContextualEmbedding
 from rag_embed.llamaindex.rerank import DENSE_WEIGHT, HYBRID_WEIGHT
+from rag_embed.modes import ALPHA
 
 ISOLATED = "isolated"
 TITLED = "title + isolated"
 BM25 = "bm25"
 WORDS = " + words"
 LATE_INTERACTION = " + late interaction"
-ALPHAS = (0.5,)
+ALPHAS = (ALPHA,)
 
 
 _METHODS = {
@@ -37,7 +38,7 @@ class Arm:
     """One way to search.
 
     Attributes:
-        name: "title + blend 0.5 + words + late interaction".
+        name: "title + blend 0.6 + words + late interaction".
         options: Of `ContextualEmbedding`; what is not among them is as the evaluated model has it.
         method: How the first stage finds chunks: by vectors, by words, or by both.
         with_title: Whether chunks carry their document's title as metadata.

@@ -67,8 +67,8 @@ class Vectors:
             is_repeated = with_title and model.head == "none"
             isolated = self.chunks(as_isolated(model), with_title=is_repeated)
             sizes = [len(document.spans) for document in self._documents]
-            halves = zip(late.split(sizes), isolated.split(sizes), strict=True)
-            mixed = [blend(*each, model.alpha) for each in halves if len(each[0])]
+            halves = zip(self._documents, late.split(sizes), isolated.split(sizes), strict=True)
+            mixed = [blend(a, b, model.alpha, spans=doc.spans) for doc, a, b in halves if doc.spans]
             return torch.cat(mixed) if mixed else late
         model = as_isolated(model) if model.strategy == "isolated" else model
         name = f"{model.strategy}{' with titles' if with_title else ''}"

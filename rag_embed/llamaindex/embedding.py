@@ -33,7 +33,7 @@ from rag_embed.llamaindex.lookup import Lookup
 from rag_embed.llamaindex.pickling import make_state
 from rag_embed.llamaindex.served import ServedModel
 from rag_embed.max_sim import KeptTokens, TokenForm
-from rag_embed.modes import Precision
+from rag_embed.modes import ALPHA, Precision
 from rag_embed.passes import TokenEncoder, WindowOptions
 from rag_embed.profiles import EMBEDDED_MODEL, Profile
 from rag_embed.recipe import Recipe
@@ -88,7 +88,7 @@ class ContextualEmbedding(ServedModel, BaseEmbedding):
     dtype: Dtype = "auto"
     batch_tokens: int | None = Field(default=None, gt=0)
     strategy: Strategy = "blend"
-    alpha: float = Field(default=0.5, ge=0, le=1)
+    alpha: float = Field(default=ALPHA, ge=0, le=1)
     adapter: str | None = "auto"
     head: Literal["none", "metadata"] = "metadata"
     window_tokens: int | None = Field(default=None, gt=0)

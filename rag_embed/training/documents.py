@@ -65,9 +65,14 @@ class TrainingWindow:
     questions: tuple[str, ...]
     golds: tuple[int, ...]
 
+    @property
+    def char_spans(self) -> list[CharSpan]:
+        """Where its chunks are in the document."""
+        return [self.document.spans[chunk] for chunk in self.chunks]
+
     def text(self, position: int) -> str:
         """Text of one of its chunks."""
-        span = self.document.spans[self.chunks[position]]
+        span = self.char_spans[position]
         return self.document.text[span.start : span.end]
 
 

@@ -13,14 +13,10 @@ from torch.nn.functional import normalize
 
 from rag_embed.encoder import Encoder
 from rag_embed.late_chunking import embed_isolated
-from rag_embed.pooling import blend
+from rag_embed.pooling import blend, normalise
 from rag_embed.shared_layers import SharedLayers
 from rag_embed.training.documents import TrainingWindow
 from rag_embed.training.losses import BatchTokens, BatchVectors
-
-SHARED_ALPHA, SHARED_REACH = 0.5, 2.0
-"""Mixture in the training of a student that shares layers: share of context as in `Recipe.alpha`, and the
-isolated half moved further than in use, as the shipped adapter was trained."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +44,10 @@ class Target:
             late = torch.stack([states.mean(dim=0) for states in _read(self.teacher, windows)])
         texts = [window.text(position) for window in windows for position in range(len(window.chunks))]
         sizes = [len(window.chunks) for window in windows]
-        halves = zip(late.split(sizes), embed_isolated(self.base, texts).split(sizes), strict=True)
-        return list(range(len(texts))), torch.cat([blend(*each, self.alpha) for each in halves])
+        isolated = embed_isolated(self.base, texts)
+        halves = zip(windows, late.split(sizes), isolated.split(sizes), strict=True)
+        mixed = [blend(a, b, self.alpha, spans=window.char_spans) for window, a, b in halves]
+        return list(range(len(texts))), torch.cat(mixed)
 
 
 def embed_windows(
@@ -83,7 +81,7 @@ def embed_windows(
         in_context = normalize(torch.stack([states.mean(dim=0) for states in states_of_chunks]), dim=1)
         sizes = owners.bincount().tolist()
         halves = zip(in_context.split(sizes), alone.split(sizes), strict=True)
-        chunks = torch.cat([blend(*each, SHARED_ALPHA, reach=SHARED_REACH) for each in halves])
+        chunks = torch.cat([_mix(*each) for each in halves])
         held, targets = list(range(len(alone))), normalize(alone, dim=1)
     else:
         held, targets = target.embed(windows)
@@ -100,6 +98,19 @@ def embed_windows(
         is_rival=torch.tensor([[asker.is_rival_of(answerer) for answerer in answerers] for asker in askers]),
         tokens=_make_tokens(target.base, questions, states_of_chunks) if with_tokens else None,
     )
+
+
+def _mix(
+    in_context: Float[Tensor, "chunks dim"], alone: Float[Tensor, "chunks dim"]
+) -> Float[Tensor, "chunks dim"]:
+    """Mix the halves of one document half and half, the half alone moved by up to twice the shift.
+
+    It is not `pooling.blend`, in which they are used: what is trained on that one is as good on the mean and
+    answers encyclopaedia questions worse (docs/decisions/one-pass.md).
+    """
+    in_context, alone = normalise(in_context), normalise(alone)
+    moved = alone + (2 - 1 / len(alone)) * (in_context - alone).mean(dim=0)
+    return normalise(in_context + moved)
 
 
 def _make_tokens(
