@@ -133,7 +133,8 @@ def seeds(result: Result) -> str:
         found = {row["arm"]: row for row in entry["rows"]}
         gains = [_difference(found[arm], "isolated") for arm in names]
         rows.append([name, f"{found['isolated']['nDCG@10']:.3f}", *gains])
-    return make_table(["nDCG@10", "isolated", "default (seed 0)", *names[1:]], rows)
+    header = ["nDCG@10", "isolated", *(name.removeprefix("another seed: ") for name in names)]
+    return make_table(header, rows)
 
 
 def negation(result: Result) -> str:
