@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -224,7 +225,10 @@ def _run(pipeline: RayIngestionPipeline, documents: list[Document]) -> Sequence[
         # Of an error in a worker Ray hands on the traceback as text; its own last line says nothing of it.
         text = str(error).strip()
         reason = [*text.splitlines()[-1:], *_OUR_ERROR.findall(text)][-1]
-        raise StoreError(
-            f"the run on Ray has ended before its end: {reason}. What was stored stays; remove the cause and "
-            "run it again"
-        ) from error
+    # The frames of its traceback hold the actors, and these their processors; a second run would wait for
+    # them for ever. So nothing is raised from it, and the cycle that it is part of is collected.
+    gc.collect()
+    raise StoreError(
+        f"the run on Ray has ended before its end: {reason}. What was stored stays; remove the cause and run "
+        "it again"
+    )
