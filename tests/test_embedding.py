@@ -410,7 +410,7 @@ def test_text_cut_where_a_neighbour_still_has_it_is_refused(model: ContextualEmb
 CHANGES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "strategy late": ({}, {"strategy": "late"}),
     "strategy isolated": ({}, {"strategy": "isolated"}),
-    "alpha": ({}, {"alpha": 0.6}),
+    "alpha": ({}, {"alpha": 0.5}),
     "head": ({}, {"head": "none"}),
     "window_tokens": ({}, {"window_tokens": 40}),
     "overlap_tokens": ({"window_tokens": 40}, {"window_tokens": 40, "overlap_tokens": 2}),
