@@ -72,7 +72,7 @@ class TrainingWindow:
 
     def text(self, position: int) -> str:
         """Text of one of its chunks."""
-        span = self.char_spans[position]
+        span = self.document.spans[self.chunks[position]]
         return self.document.text[span.start : span.end]
 
 
